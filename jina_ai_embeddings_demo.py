@@ -56,13 +56,15 @@ ADVICE = {401: "check JINAAI_API_KEY", 403: "check the balance of JINAAI_API_KEY
 
 
 class EmbeddingError(Exception):
-    """Why there is no embedding; `status` and `detail` are the answer's, where there was one."""
+    """Why there is no embedding, with the answer's `status` and `detail` if there was an answer.
 
-    retry_after: Optional[float] = None  # seconds to wait before another try; None: it can't help
+    `retry_after`: the seconds to wait before another try; None where it cannot help.
+    """
 
-    def __init__(self, message: str, status: Optional[int] = None, detail: str = "") -> None:
+    def __init__(self, message: str, status: Optional[int] = None, detail: str = "",
+                 retry_after: Optional[float] = None) -> None:
         super().__init__(message)
-        self.status, self.detail = status, detail
+        self.status, self.detail, self.retry_after = status, detail, retry_after
 
 
 def generate_embeddings(text: str, task: str = "retrieval.query") -> List[float]:
@@ -111,12 +113,10 @@ def request_embeddings(texts: List[str], task: str) -> List[List[float]]:
             allow_redirects=False,  # the key is for this host alone
             auth=lambda request: request)  # or a password in ~/.netrc would replace the key
     except (requests.RequestException, ValueError) as error:
-        problem = EmbeddingError(f"no answer from JINAAI_API_URL ({type(error).__name__}); "
-                                 "check it and the network")
-        if isinstance(error, (requests.ConnectionError, requests.Timeout,
-                              requests.exceptions.ChunkedEncodingError)):
-            problem.retry_after = 0
-        raise problem from error
+        passing = isinstance(error, (requests.ConnectionError, requests.Timeout,
+                                     requests.exceptions.ChunkedEncodingError))
+        raise EmbeddingError(f"no answer from JINAAI_API_URL ({type(error).__name__}); check it "
+                             "and the network", retry_after=0 if passing else None) from error
     return read_embeddings(response, len(texts))
 
 
@@ -142,19 +142,24 @@ def read_embeddings(response: requests.Response, count: int) -> List[List[float]
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         detail = error if type(error) is ValueError else f"{response.reason}, no embeddings"
     detail = " ".join(str(detail).replace(JINAAI_API_KEY or " ", "***").split())[:200]
-    wait, retry_after = response.headers.get("Retry-After", ""), 0.0
-    try:
-        retry_after = float(wait) if re.fullmatch(r"\s*[\d.]+\s*", wait) else (
-            parsedate_to_datetime(wait) - datetime.now(timezone.utc)).total_seconds()
-    except (TypeError, ValueError):
-        pass  # no such header, or neither seconds nor a date in it
-    advice = ADVICE.get(status, "check JINAAI_API_URL and JINAAI_MODEL")
+    advice, retry_after = ADVICE.get(status, "check JINAAI_API_URL and JINAAI_MODEL"), None
     if status in RETRY_STATUSES:
+        retry_after = seconds_to_wait(response.headers.get("Retry-After", ""))
         advice = f"run again in {max(retry_after, 60):.0f} s"
-    problem = EmbeddingError(f"Jina AI answered {status}: {detail}; {advice}", status, detail)
-    if status in RETRY_STATUSES and retry_after <= MAX_RETRY_AFTER:
-        problem.retry_after = retry_after
-    raise problem
+        if retry_after > MAX_RETRY_AFTER:
+            retry_after = None
+    raise EmbeddingError(f"Jina AI answered {status}: {detail}; {advice}", status, detail,
+                         retry_after)
+
+
+def seconds_to_wait(retry_after: str) -> float:
+    """Return the seconds that a Retry-After header asks for, 0 if it has neither form."""
+    try:
+        if re.fullmatch(r"\s*[\d.]+\s*", retry_after):
+            return float(retry_after)
+        return (parsedate_to_datetime(retry_after) - datetime.now(timezone.utc)).total_seconds()
+    except (TypeError, ValueError):
+        return 0
 
 
 # ---- Step 2. Connect to TiDB --------------------------------------------------------------------

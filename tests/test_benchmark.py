@@ -11,7 +11,7 @@ def test_the_benchmark_measures_every_row(tidb_server):
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "benchmark.py"), "--latency", "0", "--runs", "1",
          "--texts", "200"], env=dict(os.environ, TIDB_TEST_URL=tidb_server),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        capture_output=True, text=True)
     assert done.returncode in (0, 1) and done.stderr == ""  # 1: a mark missed, at these sizes
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
     assert len(rows) == 8
