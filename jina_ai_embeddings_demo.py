@@ -1,12 +1,7 @@
 # /// script
 # requires-python = ">=3.8.1"
-# dependencies = [
-#     "requests>=2.32.4",
-#     "python-dotenv>=1.0.1",
-#     "SQLAlchemy>=2.0.30,<3",
-#     "PyMySQL>=1.1.1",
-#     "tidb-vector>=0.0.14",
-# ]
+# dependencies = ["requests>=2.32.4", "python-dotenv>=1.0.1", "SQLAlchemy>=2.0.30,<3",
+#                 "PyMySQL>=1.1.1", "tidb-vector>=0.0.14"]
 # ///
 """Semantic search with the Jina AI embeddings API and TiDB Vector Search, in five steps.
 
@@ -123,6 +118,7 @@ def request_embeddings(texts: List[str], task: str) -> List[List[float]]:
 def read_embeddings(response: requests.Response, count: int) -> List[List[float]]:
     """Return the *count* embeddings of an answer in the order of `index`. Raises EmbeddingError."""
     status = response.status_code
+    passing = status in RETRY_STATUSES
     try:
         body = response.json()
         if status != 200 or "data" not in body:
@@ -130,7 +126,7 @@ def read_embeddings(response: requests.Response, count: int) -> List[List[float]
         else:
             embeddings = {item["index"]: item["embedding"] for item in body["data"]}
             if len(body["data"]) != count or set(embeddings) != set(range(count)):
-                raise ValueError(f"{len(embeddings)} different embeddings for {count} texts")
+                raise ValueError(f"{len(body['data'])} embeddings, not one each for {count} texts")
             for embedding in embeddings.values():
                 if len(embedding) != DIMENSIONS:
                     raise ValueError(f"{len(embedding)} dimensions, the table has {DIMENSIONS}")
@@ -141,9 +137,11 @@ def read_embeddings(response: requests.Response, count: int) -> List[List[float]
             return [embeddings[index] for index in range(count)]
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         detail = error if type(error) is ValueError else f"{response.reason}, no embeddings"
+        if status == 200 and isinstance(error, requests.exceptions.JSONDecodeError):
+            passing = True  # an answer cut off, where no Content-Length gave that away
     detail = " ".join(str(detail).replace(JINAAI_API_KEY or " ", "***").split())[:200]
     advice, retry_after = ADVICE.get(status, "check JINAAI_API_URL and JINAAI_MODEL"), None
-    if status in RETRY_STATUSES:
+    if passing:
         retry_after = seconds_to_wait(response.headers.get("Retry-After", ""))
         advice = f"run again in {max(retry_after, 60):.0f} s"
         if retry_after > MAX_RETRY_AFTER:
@@ -265,7 +263,10 @@ TEXTS = [
 
 
 def store_texts(engine: Engine, texts: Sequence[str], embed: Callable = embed_texts) -> List[str]:
-    """Embed and store, by one insert, those of *texts* that are not stored yet; return them."""
+    """Embed and store those of *texts*, a batch, that are not stored yet; return them.
+
+    One transaction stores all or none. Raises what *embed* raises, and sqlalchemy.exc.DBAPIError.
+    """
     with Session(engine) as session:
         stored = set(session.scalars(select(Document.content).where(Document.content.in_(texts))))
     new = [text for text in dict.fromkeys(texts) if text not in stored]

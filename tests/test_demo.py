@@ -343,7 +343,7 @@ def test_importing_the_script_neither_connects_nor_sends(jina):
 
 def test_the_inline_metadata_equals_the_requirements():
     block = re.search(r"(?ms)^# /// script$(.*?)^# ///$", SCRIPT.read_text(encoding="utf-8"))
-    dependencies = re.findall(r'"(\S+)"', block.group(1).partition("dependencies")[2])
+    dependencies = re.findall(r'"(\S+?)"', block.group(1).partition("dependencies")[2])
     assert dependencies == (ROOT / "requirements.txt").read_text().split()
     assert importlib.util.find_spec("tidb_vector")
 
