@@ -51,10 +51,8 @@ ADVICE = {401: "check JINAAI_API_KEY", 403: "check the balance of JINAAI_API_KEY
 
 
 class EmbeddingError(Exception):
-    """Why there is no embedding, with the answer's `status` and `detail` if there was an answer.
-
-    `retry_after`: the seconds to wait before another try; None where it cannot help.
-    """
+    """Why there is no embedding. `status` and `detail` are the answer's, if there was one;
+    `retry_after` is the seconds to wait before another try, None where it cannot help."""
 
     def __init__(self, message: str, status: Optional[int] = None, detail: str = "",
                  retry_after: Optional[float] = None) -> None:
@@ -209,6 +207,7 @@ def create_tidb_engine(database_url: str) -> Engine:
 # ---- Step 3. Define the table -------------------------------------------------------------------
 from sqlalchemy import Column, Integer, String, column, func, select, table
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import declarative_base
 from sqlalchemy.schema import CreateTable
 from tidb_vector.sqlalchemy import VectorType
@@ -222,18 +221,15 @@ class Document(Base):
     __tablename__ = "jinaai_tidb_demo_documents"
 
     id = Column(Integer, primary_key=True)
-    content = Column(  # unique byte by byte: other collations take "a " or "A" for "a"
-        String(255).with_variant(mysql.VARCHAR(255, collation="utf8mb4_0900_bin"), "mysql"),
-        nullable=False, unique=True)
-    content_vec = Column(  # the comment is the tutorial's; see create_vector_index in step 5
-        VectorType(dim=768), comment="hnsw(distance=cosine)")
+    # Unique byte by byte: TiDB's other collations take "a " or "A" for "a".
+    content = Column(String(255).with_variant(
+        mysql.VARCHAR(255, collation="utf8mb4_0900_bin"), "mysql"), nullable=False, unique=True)
+    # The tutorial's comment; TiDB 8.4 and later index by create_vector_index (step 5) instead.
+    content_vec = Column(VectorType(dim=768), comment="hnsw(distance=cosine)")
 
 
 def create_table(engine: Engine) -> None:
-    """Create the table, with JINAAI_MODEL as its comment, if it does not exist.
-
-    Raises ValueError if it exists and holds the embeddings of another model.
-    """
+    """Create the table unless it exists. Raises ValueError if its comment names another model."""
     Document.__table__.comment = JINAAI_MODEL
     tables = table("tables", column("table_schema"), column("table_name"),
                    column("table_comment"), schema="information_schema")
@@ -249,9 +245,12 @@ def create_table(engine: Engine) -> None:
 
 
 # ---- Step 4. Create embeddings and store them in TiDB -------------------------------------------
-from typing import Callable, Iterator
+import re
+from typing import Callable, Iterator, List, Sequence
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 TEXTS = [
@@ -265,7 +264,7 @@ TEXTS = [
 def store_texts(engine: Engine, texts: Sequence[str], embed: Callable = embed_texts) -> List[str]:
     """Embed and store those of *texts*, a batch, that are not stored yet; return them.
 
-    One transaction stores all or none. Raises what *embed* raises, and sqlalchemy.exc.DBAPIError.
+    Raises what *embed* raises, and sqlalchemy.exc.DBAPIError; either way it stores all or none.
     """
     with Session(engine) as session:
         stored = set(session.scalars(select(Document.content).where(Document.content.in_(texts))))
@@ -284,7 +283,7 @@ def store_texts(engine: Engine, texts: Sequence[str], embed: Callable = embed_te
 def read_batches(path: str) -> Iterator[List[str]]:
     """Yield the lines of a file ("-": standard input) that are not blank, BATCH_SIZE at a time.
 
-    Raises OSError for the file and ValueError for a line that cannot be stored.
+    Raises OSError for the file, ValueError for a line that cannot be stored.
     """
     batch: List[str] = []
     # surrogateescape leaves bytes that are not UTF-8 to the check of their line.
@@ -305,18 +304,18 @@ def read_batches(path: str) -> Iterator[List[str]]:
 
 
 # ---- Step 5. Search by cosine distance ----------------------------------------------------------
-from typing import Tuple
+from typing import List, Tuple
 
+from sqlalchemy import select
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 from tidb_vector import DistanceMetric
 from tidb_vector.sqlalchemy import VectorAdaptor
 
 
 def find_documents(engine: Engine, embedding: List[float], limit: int,
                    nearest: bool = True) -> List[Tuple[str, float]]:
-    """Return up to *limit* texts with their cosine distances (0 to 2) to *embedding*.
-
-    They come *nearest* first, or else in the order they were stored.
-    """
+    """Return up to *limit* texts and their cosine distances (0 to 2), *nearest* or oldest first."""
     distance = Document.content_vec.cosine_distance(embedding)
     # A vector index serves ORDER BY this function with LIMIT; a WHERE or DESC would undo it.
     order = distance.element if nearest else Document.id
@@ -326,10 +325,7 @@ def find_documents(engine: Engine, embedding: List[float], limit: int,
 
 
 def create_vector_index(engine: Engine) -> None:
-    """Build an HNSW index for find_documents: fast on many rows, and no longer exact.
-
-    Raises sqlalchemy.exc.DBAPIError where it cannot: it needs TiDB 8.4 or later with TiFlash.
-    """
+    """Build an HNSW index: a fast, approximate search. Raises DBAPIError without TiFlash."""
     VectorAdaptor(engine).create_vector_index(
         Document.content_vec, DistanceMetric.COSINE, skip_existing=True)
 

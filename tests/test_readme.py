@@ -1,6 +1,7 @@
 """The README in three languages: equal in substance, and with snippets that are the script's."""
 
 import ast
+import builtins
 import posixpath
 import re
 import subprocess
@@ -113,6 +114,34 @@ def test_the_snippets_cover_all_five_steps():
     for step in re.findall(r"(?ms)^# ---- Step \d.*?$(.*?)(?=^# ----)", script):
         for definition in re.findall(r"(?m)^(?:def|class) (\w+)", step):
             assert any(f" {definition}(" in snippet for snippet in snippets()), definition
+
+
+def bound_and_used(section):
+    """Return the names that a section of the script binds, and those that it uses."""
+    tree = ast.parse(section)
+    bound, used = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {(name.asname or name.name).split(".")[0] for name in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler):
+            bound.add(node.name)
+        elif isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+    return bound, used - set(dir(builtins)) - {"__file__"}
+
+
+def test_each_step_imports_what_it_uses_and_takes_only_definitions_from_those_before():
+    defined = set()
+    sections = re.split(r"(?m)^# ---- .*$", read(SCRIPT.name))
+    for section in sections[1:6]:
+        bound, used = bound_and_used(section)
+        assert used <= bound | defined, used - bound - defined
+        defined |= {name for name in bound if re.search(
+            rf"(?m)^(?:def |class ){name}\b|^(?:\w+, )*{name}\b[^=\n]* = ", section)}
 
 
 def test_the_snippets_run_in_a_row_as_a_user_pastes_them(tmp_path, jina):
