@@ -78,7 +78,8 @@ def tidb_process(folder, *options, port=None):
     server = Process(
         [str(binary), "-store", "unistore", "-path", str(folder / "data"), "-P", str(port),
          "-host", "127.0.0.1", "-report-status=false", "-L", "error",
-         "-log-file", str(folder / "tidb.log"), "-socket", "", *options],
+         "-log-file", str(folder / "tidb.log"), "-log-slow-query", str(folder / "slow.log"),
+         "-socket", "", *options],
         folder / "output.log",
         lambda: pymysql.connect(host="127.0.0.1", port=port, user="root").close())
     server.port = port
