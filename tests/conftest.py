@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,8 @@ SETTINGS = ("JINAAI_API_KEY", "JINA_API_KEY", "JINA_AI_API_KEY", "JINAAI_APIKEY"
 # A blank variable hides a developer's own .env from the tests and from the processes they start.
 os.environ.update(dict.fromkeys(SETTINGS, ""))
 sys.path.insert(0, str(ROOT))
+# Started in the background, a shell has us ignore Ctrl-C, and the processes of the tests with us.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing(reason):
