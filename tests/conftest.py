@@ -24,6 +24,7 @@ SETTINGS = ("JINAAI_API_KEY", "JINA_API_KEY", "JINA_AI_API_KEY", "JINAAI_APIKEY"
 # A blank variable hides a developer's own .env from the tests and from the processes they start.
 os.environ.update(dict.fromkeys(SETTINGS, ""))
 sys.path.insert(0, str(ROOT))
+os.environ.pop("PYTHONUNBUFFERED", None)  # the demo itself has to flush its progress
 # Started in the background, a shell has us ignore Ctrl-C, and the processes of the tests with us.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

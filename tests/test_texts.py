@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import subprocess
+import threading
 import time
 import tracemalloc
 
@@ -121,12 +122,15 @@ def test_progress_is_shown_while_the_load_goes_on(settings, jina):
     process = subprocess.Popen(
         demo_command("--texts", "-", BATCH_SIZE=1), env=demo_environment(settings),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
     assert process.stdout.readline().startswith(b"- Inserting")
     for number in range(3):  # the next line is written only when the last one is reported
         process.stdin.write(b"text %d\n" % number)
         process.stdin.flush()
         assert process.stdout.readline() == b"  - Stored: %d, already stored: 0\n" % (number + 1)
     process.communicate(timeout=30)
+    watchdog.cancel()
     assert process.returncode == 0
 
 
