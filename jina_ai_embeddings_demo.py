@@ -63,7 +63,10 @@ class EmbeddingError(Exception):
 
 
 def generate_embeddings(text: str, task: str = "retrieval.query") -> List[float]:
-    """Return the embedding of a question, 768 floats; embed_texts is for what gets stored."""
+    """Return the embedding of a question, a list of 768 floats. Raises EmbeddingError.
+
+    For what gets stored take embed_texts: models from v3 on embed the two differently.
+    """
     return embed_texts([text], task)[0]
 
 

@@ -158,6 +158,16 @@ def jina_demo(demo, jina, monkeypatch):
     return demo
 
 
+@pytest.fixture
+def engine(jina_demo, database_url):
+    """The demo's engine for each of the two databases, with the table."""
+    engine = (jina_demo.create_tidb_engine(database_url) if database_url
+              else jina_demo.create_stand_in_engine())
+    jina_demo.create_table(engine)
+    yield engine
+    engine.dispose()
+
+
 def demo_command(*arguments, **constants):
     """The command line of the demo; *constants* of the script can be set first."""
     if not constants:

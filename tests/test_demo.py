@@ -9,8 +9,17 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SCRIPT, assert_one_line_error, demo_command, demo_environment, sql
+from conftest import (
+    ROOT,
+    SCRIPT,
+    SETTINGS,
+    assert_one_line_error,
+    demo_command,
+    demo_environment,
+    sql,
+)
 from jina_server import cosine_distance, embedding_of, hang, status
+from sqlalchemy import event, text
 
 JINA_TEXT, TIDB_TEXT = (
     "Jina AI offers best-in-class embeddings, reranker and prompt optimizer, enabling advanced "
@@ -131,13 +140,9 @@ def test_the_list_of_all_documents_stops_at_20_and_says_how_many_more_there_are(
     assert TIDB_TEXT in output[output.index("- The Most Relevant"):]
 
 
-def test_both_sections_stop_reading_vectors_back(jina_demo, database_url):
-    engine = (jina_demo.create_tidb_engine(database_url) if database_url
-              else jina_demo.create_stand_in_engine())
-    jina_demo.create_table(engine)
+def test_both_sections_stop_reading_vectors_back(jina_demo, engine):
     jina_demo.store_texts(engine, jina_demo.TEXTS)
     statements = []
-    from sqlalchemy import event
     event.listen(engine, "before_cursor_execute",
                  lambda conn, cursor, statement, *rest: statements.append(statement))
     embedding = jina_demo.generate_embeddings("What is TiDB?")
@@ -145,7 +150,6 @@ def test_both_sections_stop_reading_vectors_back(jina_demo, database_url):
     assert nearest == TIDB_TEXT and 0 < distance < 1
     selected = statements[-1].split("FROM")[0].replace("VEC_COSINE_DISTANCE(", "")
     assert "content_vec," in selected and selected.count("content_vec") == 1
-    engine.dispose()
 
 
 # Settings.
@@ -165,7 +169,7 @@ def test_the_tutorials_name_for_the_key_comes_first(run_demo, jina):
 
 def without_settings(**more):
     environment = demo_environment()
-    for name in demo_environment.__globals__["SETTINGS"]:
+    for name in SETTINGS:
         del environment[name]
     return dict(environment, **more)
 
@@ -199,7 +203,7 @@ def test_an_env_file_that_is_not_utf8_is_an_error(tmp_path):
 
 def test_the_env_example_names_every_setting():
     example = (ROOT / ".env.example").read_text()
-    for name in demo_environment.__globals__["SETTINGS"]:
+    for name in SETTINGS:
         assert name in example
     assert "tidbcloud.com:4000" in example and "root@127.0.0.1:4000" in example
 
@@ -312,7 +316,6 @@ def test_the_stand_in_finds_shared_words_in_chinese_and_japanese_too(demo):
 
 
 def on_database(demo, url, expression):
-    from sqlalchemy import text
     engine = demo.create_tidb_engine(url) if url else demo.create_stand_in_engine()
     with engine.connect() as connection:
         return connection.execute(text("SELECT " + expression)).scalar()

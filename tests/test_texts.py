@@ -107,15 +107,11 @@ def test_hostile_texts_come_back_byte_for_byte(run_demo, on_tidb, texts_file):
         "SELECT content FROM jinaai_tidb_demo_documents ORDER BY id")] == HOSTILE
 
 
-def test_hostile_texts_are_found_by_their_own_words(jina_demo, database_url):
-    engine = (jina_demo.create_tidb_engine(database_url) if database_url
-              else jina_demo.create_stand_in_engine())
-    jina_demo.create_table(engine)
+def test_hostile_texts_are_found_by_their_own_words(jina_demo, engine):
     assert jina_demo.store_texts(engine, HOSTILE) == HOSTILE
     for text in HOSTILE:
         (found, distance), = jina_demo.find_documents(engine, embedding_of(text), 1)
         assert found == text and distance == pytest.approx(0, abs=1e-6)
-    engine.dispose()
 
 
 def test_progress_is_shown_while_the_load_goes_on(settings, jina):

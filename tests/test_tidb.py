@@ -8,6 +8,7 @@ import pymysql
 import pytest
 import trustme
 from conftest import Process, assert_one_line_error, free_port, missing, sql, tidb_process, which
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 
@@ -216,7 +217,6 @@ def test_the_table_is_created_with_the_tutorials_columns(run_demo, real, tidb):
 
 
 def test_the_texts_are_stored_by_one_insert(jina_demo, tidb):
-    from sqlalchemy import event
     engine = jina_demo.create_tidb_engine(tidb)
     jina_demo.create_table(engine)
     queries = []
