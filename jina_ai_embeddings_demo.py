@@ -78,8 +78,7 @@ def embed_texts(texts: Sequence[str], task: str = "retrieval.passage",
         except EmbeddingError as error:
             if retries >= error.retries or patience <= 0 or error.retry_after > min(patience, 90):
                 raise
-            # The jitter keeps clients that failed together from coming back together.
-            wait = min(patience, min(2 ** retries, 8) * random.uniform(0.5, 1))
+            wait = min(patience, min(2 ** retries, 8) * random.uniform(0.5, 1))  # not all at once
             wait = max(wait, error.retry_after)
             logging.getLogger(__name__).warning("%s (next try in %.0f s)", error, wait)
             time.sleep(wait)
@@ -316,6 +315,7 @@ ADVICE = {  # by what an error says; the first that fits
     r"^\((1044|1142),": "the user needs SELECT, INSERT, UPDATE and, for a new table, CREATE",
     r"^\((1064|1273|1305|4161),": "this is not TiDB, or older than 8.4",
     r"^\(\d+,": "check TIDB_DATABASE_URL and run again to go on",
+    "^'utf-8' codec": "save .env as UTF-8",
     "^TIDB_DATABASE_URL cannot": "correct it; ssl_ca is mostly /etc/ssl/cert.pem, "
         "/etc/ssl/certs/ca-certificates.crt or /etc/pki/tls/certs/ca-bundle.crt",
     "answered 40[123]": "check JINAAI_API_KEY and its balance",

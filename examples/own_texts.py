@@ -90,9 +90,8 @@ class Progress(logging.Handler):
 
 def load(engine: Engine, embed: Any, path: str, requests: int, progress: Progress) -> int:
     """Store what is new of a file; return how many texts. Raises what the steps in it raise."""
-    stored, problem = 0, None
+    stored, problem, batches = 0, None, read_batches(path)
     batch: Any = []
-    batches: Any = read_batches(path)
     pending: deque[tuple[list[str], Any]] = deque()
     with ThreadPool(requests) as pool:  # whose threads only embed, and end with the main one
         while batch is not None or pending:
@@ -110,6 +109,7 @@ def load(engine: Engine, embed: Any, path: str, requests: int, progress: Progres
                 while not embeddings.ready():
                     embeddings.wait(0.5)
                     progress.show()
+                    [later.get() for _, later in pending if later.ready()]  # raises what failed
                 demo.insert_documents(engine, texts, embeddings.get())
                 progress.show(len(texts))
                 stored += len(texts)
@@ -137,11 +137,11 @@ def explain_search(engine: Engine, embedding: list[float], limit: int) -> None:
     sent: list[Any] = []
     event.listen(engine, "before_cursor_execute", lambda *call: sent.append(call[2:4]))
     demo.find_documents(engine, embedding, limit)
-    statement, parameters = sent[-1]
+    [(statement, parameters)] = sent
     with engine.connect() as connection:
         plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).fetchall()
-    used = "uses the vector index" if "annIndex" in str(plan) else "is exact, without an index"
-    print(f"EXPLAIN says that the search {used}", file=sys.stderr)
+    print("the search", "uses the vector index" if "annIndex" in str(plan) else "reads all texts",
+          "as EXPLAIN says", file=sys.stderr)
 
 # %% Run it
 class Parser(argparse.ArgumentParser):

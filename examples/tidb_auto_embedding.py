@@ -9,8 +9,6 @@ It works on TiDB Cloud Starter on AWS only. The environment or the demo's file .
   TIDB_DATABASE_URL  mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE; without it SQLite stands in
   JINAAI_API_KEY     a key from https://jina.ai/embeddings/, which is set for the whole cluster
                      and all of its users; without it TiDB uses the one that was set before
-
-  python examples/tidb_auto_embedding.py --option task
 """
 
 import argparse
@@ -29,6 +27,7 @@ from tidb_vector.sqlalchemy import VectorType  # type: ignore[import-untyped]
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 
+
 # %% Step 1. Connect to the database
 def connect() -> Engine:
     """Return an engine for TiDB or its stand-in. Raises what demo.connect does."""
@@ -41,41 +40,32 @@ def connect() -> Engine:
 
 # %% Step 2. Configure the API key
 def set_api_key(engine: Engine, key: str) -> None:
-    """Let TiDB use *key* for Jina AI: the whole cluster, from now on; stderr says so.
-
-    Raises ValueError for what is no key, and DBAPIError where TiDB refuses.
-    """
+    """Have the cluster use *key*. Raises ValueError for what is no key, and DBAPIError."""
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
         raise ValueError("JINAAI_API_KEY has a character that no key has; copy it again")
-    print("setting JINAAI_API_KEY for the whole TiDB cluster and all of its users",
-          file=sys.stderr)
+    print("setting JINAAI_API_KEY for the whole TiDB cluster and all of its users", file=sys.stderr)
     with engine.begin() as connection:
         connection.execute(text("SET @@GLOBAL.TIDB_EXP_EMBED_JINA_AI_API_KEY = :key"), {"key": key})
 
 # %% Step 3. Create a vector table
-def define_table(name: str, model: str, dimensions: int, options: str = "") -> Table:
-    """Return a table of texts; TiDB itself generates the column of *model*'s embeddings.
-
-    The *options* are Jina AI's, as JSON.
-    """
-    embed_text = func.EMBED_TEXT(model, column("content"))
-    if options:
-        embed_text = func.EMBED_TEXT(model, column("content"), options)
+def define_table(name: str, dimensions: int, model: str, *options: str) -> Table:
+    """Return a table whose embeddings TiDB generates; the *options* are Jina AI's, as JSON."""
+    embedding = func.EMBED_TEXT(model, column("content"), *options)
     return Table(
         name, MetaData(),
         Column("id", Integer, primary_key=True, autoincrement=False),
         Column("content", Text),
-        Column("embedding", VectorType(dim=dimensions), Computed(embed_text, persisted=True)),
+        Column("embedding", VectorType(dim=dimensions), Computed(embedding, persisted=True)),
         info={"model": model})
 
 
 TABLES = {  # by Jina AI's option that each is an example of
-    "none": define_table("sample_documents", "jina_ai/jina-embeddings-v4", 2048),
+    "none": define_table("sample_documents", 2048, "jina_ai/jina-embeddings-v4"),
     # Texts are embedded as passages and, by "task@search", questions as queries.
-    "task": define_table("sample_documents_task", "jina_ai/jina-embeddings-v4", 2048,
+    "task": define_table("sample_documents_task", 2048, "jina_ai/jina-embeddings-v4",
                          '{"task": "retrieval.passage", "task@search": "retrieval.query"}'),
     # The model gives 1024 dimensions by itself.
-    "dimensions": define_table("sample_documents_768", "jina_ai/jina-embeddings-v3", 768,
+    "dimensions": define_table("sample_documents_768", 768, "jina_ai/jina-embeddings-v3",
                                '{"dimensions":768}'),
 }
 
@@ -105,10 +95,7 @@ TEXTS = {
 
 
 def store_texts(engine: Engine, table: Table, texts: dict[int, str]) -> list[int]:
-    """Store, by one insert, those of *texts* whose ids are not stored yet; return their ids.
-
-    TiDB embeds them meanwhile. What is stored stays as it is, and is not embedded again.
-    """
+    """Store those of *texts* whose ids are new, by one insert; return these ids."""
     with engine.begin() as connection:
         stored = set(connection.scalars(select(table.c.id).where(table.c.id.in_(list(texts)))))
         new = [id for id in texts if id not in stored]
@@ -118,11 +105,8 @@ def store_texts(engine: Engine, table: Table, texts: dict[int, str]) -> list[int
 
 # %% Step 5. Search for similar documents
 def find_documents(engine: Engine, table: Table, question: str,
-                   limit: int = 2) -> list[tuple[int, str, float]]:
-    """Return id, text and cosine distance (0 to 2) of the *limit* texts nearest to *question*.
-
-    TiDB embeds the question; no vector passes through here.
-    """
+                   limit: int) -> list[tuple[int, str, float]]:
+    """Return id, text and cosine distance (0 to 2) of the *limit* texts nearest to *question*."""
     distance = func.VEC_EMBED_COSINE_DISTANCE(table.c.embedding, question).label("_distance")
     query = select(table.c.id, table.c.content, distance).order_by(distance.asc()).limit(limit)
     with engine.connect() as connection:
@@ -137,15 +121,15 @@ def embed_text(model: str, content: str, options: str = "{}") -> str:
 
 
 def embed_cosine_distance(vector: str, question: str) -> float:
-    """Return the cosine distance between a vector of embed_text, of length 1, and a question."""
+    """Return the cosine distance between a vector of embed_text and a question."""
     [embedding] = demo.stand_in_embeddings([question])
     return 1 - sum(a * b for a, b in zip(json.loads(vector), embedding))
 
 
 def create_stand_in_engine() -> Engine:
-    """Return the demo's, with the two functions. Raises ValueError for an old SQLite."""
+    """Return the demo's, with these two functions. Raises ValueError for an old SQLite."""
     if sqlite3.sqlite_version_info < (3, 31):  # which has no generated columns
-        raise ValueError(f"SQLite {sqlite3.sqlite_version} is too old to stand in for TiDB; set "
+        raise ValueError(f"SQLite {sqlite3.sqlite_version} is too old to replace TiDB; set "
                          "TIDB_DATABASE_URL or use a Python with SQLite 3.31 or later")
     engine = demo.create_stand_in_engine()
     connection = engine.raw_connection()  # the only one
@@ -176,21 +160,23 @@ def run(table: Table) -> None:
     for id, content in TEXTS.items():
         print(f"  - Inserting: {id}. {content}" if id in new else f"  - Already stored: {id}.")
     print("- The 2 Most Relevant Documents and Their Distances to the Query:")
-    documents = find_documents(engine, table, "How to start learning Java programming?")
-    for id, content, distance in documents:
+    found = find_documents(engine, table, "How to start learning Java programming?", 2)
+    for id, content, distance in found:
         print(f"  - distance: {distance}\n    content: {id}. {content}")
 
 
-def explain(error: exc.DBAPIError) -> RuntimeError:
-    """Return an error of what TiDB says, without the key, and of what helps."""
-    message = str(error.orig)
-    if demo.JINAAI_API_KEY:
-        message = message.replace(demo.JINAAI_API_KEY, "***")
-    advice = "check TIDB_DATABASE_URL and JINAAI_API_KEY and run again"
-    for codes, words in ADVICE.items():
-        if re.match(codes, message):
-            advice = words
-    return RuntimeError(f"TiDB: {message[:200]}; {advice}")
+def run_with_advice(table: Table) -> None:
+    """Do what run does. Raises RuntimeError for an error of TiDB's, without the key in it."""
+    try:
+        run(table)
+    except exc.DBAPIError as error:
+        message = str(error.orig)
+        if demo.JINAAI_API_KEY:
+            message = message.replace(demo.JINAAI_API_KEY, "***")
+        for codes, advice in ADVICE.items():  # for other codes, demo.main has advice
+            if re.match(codes, message):
+                message = f"TiDB: {message[:200]}; {advice}"
+        raise RuntimeError(message) from error
 
 
 def main() -> None:
@@ -199,7 +185,7 @@ def main() -> None:
     parser.add_argument("--option", choices=TABLES, default="none", help="the option of Jina AI's "
                         "to use: a task for texts and one for questions, or 768 dimensions")
     table = TABLES[parser.parse_args().option]
-    demo.main(lambda: run(table))
+    demo.main(lambda: run_with_advice(table))
 
 
 if __name__ == "__main__":

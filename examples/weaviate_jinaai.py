@@ -5,18 +5,14 @@
 # ///
 """Search by meaning and by words with Weaviate, which asks Jina AI for the embeddings itself.
 
-It takes no options; the environment or the demo's file .env sets
-  JINAAI_API_KEY      a key from https://jina.ai/embeddings/
-  WEAVIATE_URL        a Weaviate Cloud cluster or a server of your own [http://localhost:8080]
-  WEAVIATE_API_KEY    its key, which Weaviate Cloud asks for and your own server may ask for
-  WEAVIATE_GRPC_PORT  the second port of your own server [50051]
-  JINAAI_MODEL        an embedding model of Jina AI [jina-embeddings-v2-base-en]
-  JINAAI_API_URL      an endpoint that Weaviate reaches [https://api.jina.ai/v1/embeddings]
+It takes no options; the environment or the demo's file .env sets JINAAI_API_KEY, JINAAI_MODEL,
+JINAAI_API_URL, WEAVIATE_URL (a Weaviate Cloud cluster, or a server of your own, by default at
+http://localhost:8080), WEAVIATE_API_KEY (which Weaviate Cloud asks for) and WEAVIATE_GRPC_PORT
+(the second port of your own server, by default 50051).
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
@@ -29,25 +25,20 @@ from typing import Any
 
 import dotenv
 import httpx
+from own_texts import Parser
 
 with warnings.catch_warnings(record=True):  # the client's packages warn of each other
     import weaviate
+from weaviate import exceptions
 from weaviate.classes.batch import Shard
 from weaviate.classes.config import Configure, DataType, Property, VectorDistances
 from weaviate.classes.data import DataObject
 from weaviate.classes.init import AdditionalConfig, Auth, Timeout
-from weaviate.classes.query import Filter, MetadataQuery
+from weaviate.classes.query import MetadataQuery
 from weaviate.collections import Collection
-from weaviate.exceptions import (
-    UnexpectedStatusCodeError,
-    WeaviateBaseError,
-    WeaviateInsertManyAllFailedError,
-)
 from weaviate.util import generate_uuid5
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where the demo is
-from own_texts import Parser
-
 import jina_ai_embeddings_demo as demo
 
 # %% Step 1. Connect to Weaviate and pass it the key of Jina AI
@@ -83,25 +74,25 @@ def connect() -> weaviate.WeaviateClient:
             raise ValueError("WEAVIATE_API_KEY is not set; the console of Weaviate Cloud shows it")
         return weaviate.connect_to_weaviate_cloud(host, **options)
     if not scheme:
-        raise ValueError("WEAVIATE_URL must be http://HOST:PORT, https://HOST:PORT or the address "
-                         "of a Weaviate Cloud cluster")
+        raise ValueError("WEAVIATE_URL must be http(s)://HOST:PORT or a Weaviate Cloud address")
     secure = scheme == "https"
     http_port = check_port(host, port or ("443" if secure else "80"))
     grpc_port = check_port(host, WEAVIATE_GRPC_PORT)
-    return weaviate.connect_to_custom(
-        http_host=host, http_port=http_port, http_secure=secure,
-        grpc_host=host, grpc_port=grpc_port, grpc_secure=secure, **options)
+    try:
+        return weaviate.connect_to_custom(
+            host, http_port, secure, host, grpc_port, secure, **options)
+    except (LookupError, TypeError) as error:  # JSON, but not that of a Weaviate
+        raise ValueError("what answers at WEAVIATE_URL is no Weaviate; check it") from error
 
 
 def check_port(host: str, port: str) -> int:
     """Return *port* as a number. Raises ConnectionError where nothing answers."""
-    # The client alone would try a missing gRPC port for minutes.
-    try:
+    try:  # because the client alone would try a missing gRPC port for minutes
         socket.create_connection((host, int(port)), TIMEOUT.init).close()
     except (OSError, OverflowError, ValueError) as error:
         raise ConnectionError(
-            f"nothing answers at {host}:{port} ({getattr(error, 'strerror', None) or error}); check "
-            f"WEAVIATE_URL and WEAVIATE_GRPC_PORT, or start a Weaviate: {DOCKER_RUN}") from error
+            f"nothing answers at {host}:{port} ({error}); check WEAVIATE_URL and "
+            f"WEAVIATE_GRPC_PORT, or start a Weaviate: {DOCKER_RUN}") from error
     return int(port)
 
 # %% Step 2. Create the collection
@@ -126,7 +117,7 @@ def create_collection(client: weaviate.WeaviateClient, model: str | None) -> Col
         client.collections.create(
             COLLECTION, properties=[Property(name="content", data_type=DataType.TEXT)],
             vector_config=vector_config)
-    except UnexpectedStatusCodeError:
+    except exceptions.UnexpectedStatusCodeError:
         if not client.collections.exists(COLLECTION):
             raise
     collection = client.collections.get(COLLECTION)
@@ -158,46 +149,34 @@ def store_texts(collection: Collection, texts: Sequence[str],
     """
     objects = [DataObject({"content": text}, uuid=generate_uuid5(text),
                           vector=(embeddings or {}).get(text)) for text in texts]
-    if not objects:
-        return {}
     try:
         errors = collection.data.insert_many(objects).errors
         failed = {texts[index]: error.message for index, error in errors.items()}
-    except WeaviateInsertManyAllFailedError as error:
+    except exceptions.WeaviateInsertManyAllFailedError as error:
         failed = dict.fromkeys(texts, str(error))
-    # Without an embedding in Jina AI's answer, Weaviate stores the text all the same. No search by
-    # meaning would find it, so it has to go.
-    lost = new_texts(collection, [text for text in texts if text not in failed])
-    if lost:
-        ids = [generate_uuid5(text) for text in lost]
-        collection.data.delete_many(Filter.by_id().contains_any(ids))
-        failed.update(dict.fromkeys(lost, "Jina AI's answer has no embedding for it"))
+    # Weaviate stores a text without an embedding as well, which no search by meaning would find.
+    for text in new_texts(collection, [text for text in texts if text not in failed]):
+        collection.data.delete_by_id(generate_uuid5(text))
+        failed[text] = "Jina AI's answer has no embedding for it"
     return failed
 
 # %% Step 4. Search by meaning, or by meaning and words
 def find_documents(collection: Collection, query: str, limit: int) -> list[tuple[str, float]]:
-    """Return the *limit* texts nearest to *query* and their cosine distances, 0 to 2.
-
-    Raises WeaviateBaseError.
-    """
+    """Return the *limit* texts nearest to *query* and their cosine distances, 0 to 2."""
     found: Any = collection.query.near_text(
         query, limit=limit, return_metadata=MetadataQuery(distance=True))
     return [(item.properties["content"], item.metadata.distance) for item in found.objects]
 
 
 def find_hybrid(collection: Collection, query: str, limit: int) -> list[tuple[str, float]]:
-    """Return the *limit* best texts by meaning and words and their scores, 0 to 1, best first.
-
-    Raises WeaviateBaseError.
-    """
+    """Return the *limit* best texts by meaning and words and their scores, 0 to 1."""
     found: Any = collection.query.hybrid(
         query, limit=limit, return_metadata=MetadataQuery(score=True))
     return [(item.properties["content"], item.metadata.score) for item in found.objects]
 
 # %% Run it
 ADVICE = {  # by what a message of Weaviate's has in it; the first that fits
-    "JinaAI API failed with status: 401": "check JINAAI_API_KEY",
-    "JinaAI API failed with status: 403": "check the balance of JINAAI_API_KEY",
+    "JinaAI API failed with status: 40[123]": "check JINAAI_API_KEY and its balance",
     "JinaAI API failed with status: (429|50)": "run again in 60 s",
     "JinaAI API|POST request|read response|unmarshal|no embedding|panic":
         "check JINAAI_API_URL and JINAAI_MODEL",
@@ -208,17 +187,16 @@ ADVICE = {  # by what a message of Weaviate's has in it; the first that fits
 
 def explain(message: str) -> str:
     """Return what Weaviate says, without keys and vectors, in 200 characters, and what to do."""
-    for key in (demo.JINAAI_API_KEY, WEAVIATE_API_KEY):
-        if key:
-            message = message.replace(key, "***")
+    for key in filter(None, (demo.JINAAI_API_KEY, WEAVIATE_API_KEY)):
+        message = message.replace(key, "***")
     message = re.sub(r"(-?\d[\d.e+-]*,\s*){2,}", "… ", re.sub(demo.CONTROL, " ", message))
-    message = re.sub(".*remote client vectorize: ", "", message)
+    message = re.sub(".*(remote client vectorize|set of all errors): ", "", message)
     advice = [ADVICE[words] for words in ADVICE if re.search(words, message)]
     return f"Weaviate: {message[:200]}; {advice[0]}"
 
 
 def store_and_search(client: weaviate.WeaviateClient) -> None:
-    """Print what the tutorial prints. Raises what the steps raise, RuntimeError if one failed."""
+    """Print the texts and the answers. Raises RuntimeError for texts that are not stored."""
     collection = create_collection(client, demo.JINAAI_MODEL)
     print("- Inserting Data to Weaviate...")
     new = new_texts(collection, demo.TEXTS)
@@ -226,8 +204,8 @@ def store_and_search(client: weaviate.WeaviateClient) -> None:
     for content in demo.TEXTS:
         state = "Inserting" if content in new else "Already stored"
         print(f"  - {'Failed' if content in failed else state}: {content}")
-    for content, reason in failed.items():
-        raise RuntimeError(f"{len(failed)} not stored, \"{content[:50]}\": {explain(reason)}")
+    if failed:
+        raise RuntimeError(f"{len(failed)} not stored; {explain(list(failed.values())[0])}")
     # A server with asynchronous indexing finds nothing till it is done.
     collection.batch.wait_for_vector_indexing([Shard(collection=COLLECTION)])
     print("- List All Documents and Their Distances to the Query:")
@@ -246,17 +224,16 @@ def store_and_search(client: weaviate.WeaviateClient) -> None:
 
 def run() -> None:
     """Run the steps. Raises OSError, RuntimeError or ValueError, whose words are for the user."""
-    dotenv.load_dotenv(encoding="utf-8-sig")  # again: the demo's import goes on without it
+    dotenv.load_dotenv(encoding="utf-8-sig")  # shows why the demo could not read it
     logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # its errors show the vectors
     try:
         with connect() as client:
             store_and_search(client)
-    except (WeaviateBaseError, httpx.HTTPError) as error:
+    except (exceptions.WeaviateBaseError, httpx.HTTPError) as error:
         raise RuntimeError(explain(str(error) or type(error).__name__)) from error
 
 
 if __name__ == "__main__":
     if sys.argv[0].endswith("weaviate_jinaai.py"):  # a kernel's arguments are its own
-        Parser(description=__doc__,
-               formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+        Parser(description=__doc__).parse_args()
     demo.main(run)

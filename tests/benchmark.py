@@ -1,10 +1,10 @@
-"""Measure the demo against what its readers would write instead, on a real TiDB.
+"""Measure what the demo's readers would use instead, on a real TiDB.
 
-    python tests/benchmark.py [--latency SECONDS] [--runs N] [--texts N]
+    python tests/benchmark.py [--latency SECONDS] [--a-text SECONDS] [--runs N] [--texts N]
 
-Starts TiDB (or takes TIDB_TEST_URL) and an endpoint that waits --latency seconds a request and has
-its vectors made beforehand. Every row is a ratio of medians of alternating runs; a mark missed is
-said so, and ends with status 1.
+Starts TiDB (or takes TIDB_TEST_URL) and an endpoint that takes --latency a request and --a-text a
+text, and has its vectors made beforehand. Every row is a ratio of medians of alternating runs; a
+mark missed is said so, and ends with status 1.
 """
 
 import argparse
@@ -22,23 +22,61 @@ from pathlib import Path
 
 import pymysql
 import requests
-from conftest import SCRIPT, demo_command, demo_environment, tidb_process
+from conftest import ROOT, SCRIPT, demo_environment, tidb_process
 from jina_server import Handler, JinaServer
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
+sys.path.append(str(ROOT / "examples"))
+sys.path.append(str(ROOT))
+import own_texts
+
 import jina_ai_embeddings_demo as demo
 
 VECTORS = 500  # different ones; a text takes the one of its number
+BATCH_SIZE = 512  # texts a request, for all but the tutorial: the best size for each of them
 
-# What a reader would write with requests and PyMySQL alone: no checks, no retries, no rerun.
+# What a reader would write with requests and PyMySQL alone: no checks, no retries, no rerun. The
+# last argument is how many requests it keeps in flight.
 BARE_LOADER = """
-import itertools, os, sys
+import collections, concurrent.futures, itertools, sys
 import pymysql, requests
-url, key, port, database, batch_size, path = sys.argv[1:]
+url, key, port, database, batch_size, path, in_flight = sys.argv[1:]
 connection = pymysql.connect(host="127.0.0.1", port=int(port), user="root", database=database)
-with open(path, encoding="utf-8") as file, connection.cursor() as cursor:
+def embed(texts):
+    answer = requests.post(url, headers={"Authorization": "Bearer " + key},
+                           json={"input": texts, "model": "jina-embeddings-v2-base-en"})
+    return [item["embedding"] for item in answer.json()["data"]]
+def store(texts, embeddings):
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO jinaai_tidb_demo_documents (content, content_vec) VALUES (%s, %s)",
+            list(zip(texts, map(str, embeddings))))
+    connection.commit()
+with open(path, encoding="utf-8") as file, \\
+        concurrent.futures.ThreadPoolExecutor(int(in_flight)) as pool:
+    lines, pending = (line.rstrip("\\n") for line in file), collections.deque()
+    while True:
+        texts = list(itertools.islice(lines, int(batch_size)))
+        if texts:
+            pending.append((texts, pool.submit(embed, texts)))
+        if pending and (not texts or len(pending) >= int(in_flight)):
+            oldest, embeddings = pending.popleft()
+            store(oldest, embeddings.result())
+        if not texts and not pending:
+            break
+"""
+# tidb-vector's own client, with requests for the embeddings, as its documentation shows it.
+TIDB_VECTOR_CLIENT = """
+import itertools, sys
+import requests
+from tidb_vector.integrations import TiDBVectorClient
+url, key, port, database, batch_size, path = sys.argv[1:]
+client = TiDBVectorClient(
+    table_name="documents", vector_dimension=768,
+    connection_string=f"mysql+pymysql://root@127.0.0.1:{port}/{database}")
+with open(path, encoding="utf-8") as file:
     lines = (line.rstrip("\\n") for line in file)
     while True:
         texts = list(itertools.islice(lines, int(batch_size)))
@@ -46,18 +84,15 @@ with open(path, encoding="utf-8") as file, connection.cursor() as cursor:
             break
         answer = requests.post(url, headers={"Authorization": "Bearer " + key},
                                json={"input": texts, "model": "jina-embeddings-v2-base-en"})
-        data = answer.json()["data"]
-        cursor.executemany(
-            "INSERT INTO jinaai_tidb_demo_documents (content, content_vec) VALUES (%s, %s)",
-            [(text, str(item["embedding"])) for text, item in zip(texts, data)])
-        connection.commit()
+        client.insert(texts=texts, embeddings=[
+            item["embedding"] for item in answer.json()["data"]])
 """
 # A process inherits the peak of the one it is started from, so a small one starts and watches it.
 PEAK_OF = ("import os, subprocess, sys; process = subprocess.Popen(sys.argv[1:], stdout=2); "
            "_, status, usage = os.wait4(process.pid, 0); print(usage.ru_maxrss); "
            "sys.exit(status != 0)")
-IMPORTS = ("import argparse, datetime, dotenv, email.utils, logging, pathlib, pymysql, requests, "
-           "sqlalchemy.orm, tidb_vector.sqlalchemy")
+IMPORTS = ("import argparse, dotenv, json, logging, requests, sqlalchemy.orm, "
+           "sqlalchemy.dialects.mysql, sqlite3, tidb_vector.sqlalchemy, pymysql")
 
 
 def make_vectors():
@@ -69,22 +104,22 @@ class QuickHandler(Handler):
     """Answers from vectors in JSON that are made beforehand, chosen by the number in a text."""
 
     def do_POST(self):
+        owner = self.server.owner
         texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
-        time.sleep(self.server.owner.latency)
-        made = self.server.owner.embed
+        time.sleep(owner.latency + owner.a_text * len(texts))
         data = ",".join(
             f'{{"object":"embedding","index":{index},"embedding":'
-            f'{made[int(text.rpartition(" ")[2]) % VECTORS]}}}'
+            f'{owner.embed[int("0" + text.rpartition(" ")[2].strip("TiDB?")) % VECTORS]}}}'
             for index, text in enumerate(texts))
         self.reply(200, ('{"object":"list","data":[' + data + "]}").encode())
-        with self.server.owner.count.get_lock():
-            self.server.owner.count.value += 1
+        with owner.count.get_lock():
+            owner.count.value += 1
 
 
-def serve(latency, pipe, count):
+def serve(latency, a_text, pipe, count):
     with JinaServer(latency, [json.dumps(vector) for vector in make_vectors()]) as server:
         server.server.RequestHandlerClass = QuickHandler
-        server.count = count
+        server.a_text, server.count = a_text, count
         pipe.send(server.url)
         pipe.recv()
 
@@ -93,10 +128,7 @@ class Bench:
     def __init__(self, tidb_url, jina_url, count, runs, texts, folder):
         self.tidb_url, self.jina_url, self.count = make_url(tidb_url), jina_url, count
         self.runs, self.texts, self.folder, self.databases = runs, texts, folder, []
-        self.admin = create_engine(tidb_url)
-        self.vectors = make_vectors()
-        demo.JINAAI_API_URL, demo.JINAAI_API_KEY = jina_url, JinaServer.key
-        self.rows, self.missed = [], 0
+        self.admin, self.vectors, self.missed = create_engine(tidb_url), make_vectors(), 0
 
     def database(self):
         """Return the URL of a new database with the demo's empty table."""
@@ -105,7 +137,7 @@ class Bench:
             connection.execute(text("CREATE DATABASE " + name))
         self.databases.append(name)
         url = self.tidb_url.set(database=name)
-        engine = demo.create_tidb_engine(url.render_as_string(hide_password=False))
+        engine = self.engine(url)
         demo.create_table(engine)
         engine.dispose()
         return url
@@ -114,7 +146,6 @@ class Bench:
         with self.admin.begin() as connection:
             for name in self.databases:
                 connection.execute(text("DROP DATABASE " + name))
-        self.databases.clear()
 
     def engine(self, url):
         return demo.create_tidb_engine(url.render_as_string(hide_password=False))
@@ -127,27 +158,38 @@ class Bench:
                 for n in range(count)))
         return str(path)
 
-    def demo(self, url, path):
-        """Return the command and the environment of the demo loading a file."""
-        settings = {"JINAAI_API_KEY": JinaServer.key, "JINAAI_API_URL": self.jina_url,
-                    "TIDB_DATABASE_URL": url.render_as_string(hide_password=False)}
-        return (demo_command("--texts", path, "--query", "What is number 1"),
-                demo_environment(settings))
+    def own_texts(self, url, count):
+        """Return the command and the environment of examples/own_texts.py loading a file."""
+        return ([sys.executable, str(ROOT / "examples" / "own_texts.py"),
+                 "--texts", self.file(count)],
+                demo_environment({"JINAAI_API_KEY": JinaServer.key, "JINAAI_API_URL": self.jina_url,
+                                  "TIDB_DATABASE_URL": url.render_as_string(hide_password=False)}))
 
-    def load(self, url, path):
-        return self.seconds(*self.demo(url, path))
+    def load(self, count):
+        return self.seconds(*self.own_texts(self.database(), count))
 
-    def peak(self, url, path):
-        """Return the peak memory of the demo loading a file, in kilobytes (bytes on macOS)."""
-        command, environment = self.demo(url, path)
+    def store(self, url, count):
+        """Load a file in this process; return the seconds."""
+        demo.JINAAI_API_URL, demo.JINAAI_API_KEY = self.jina_url, JinaServer.key
+        engine, path, progress = self.engine(url), self.file(count), own_texts.Progress()
+        started = time.perf_counter()
+        own_texts.load(engine, demo.embed_texts, path, 2, progress)
+        seconds = time.perf_counter() - started
+        engine.dispose()
+        return seconds
+
+    def other(self, program, count, *more):
+        url = self.database()
+        return self.seconds(
+            [sys.executable, "-c", program, self.jina_url, JinaServer.key, str(url.port),
+             url.database, str(BATCH_SIZE), self.file(count), *more], demo_environment())
+
+    def peak(self, count):
+        """Return the peak memory of loading a file, in kilobytes (bytes on macOS)."""
+        command, environment = self.own_texts(self.database(), count)
         done = subprocess.run([sys.executable, "-S", "-c", PEAK_OF, *command], env=environment,
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
         return int(done.stdout)
-
-    def load_bare(self, url, path):
-        return self.seconds([
-            sys.executable, "-c", BARE_LOADER, self.jina_url, JinaServer.key, str(url.port),
-            url.database, str(demo.BATCH_SIZE), path], demo_environment())
 
     @staticmethod
     def seconds(command, environment):
@@ -168,54 +210,39 @@ class Bench:
               flush=True)
 
     def run(self):
-        print("| what | against | demo | other | ratio | mark | reached |")
+        print("| what | against | project | other | ratio | mark | reached |")
         print("|---|---|---|---|---|---|---|", flush=True)
-        many = self.texts
-        self.row(f"embed and store {many // 10} texts, ms a text",
-                 "the tutorial's loop", 25, lambda: self.ours_a_text(many // 10),
+        many, load = self.texts, f"load {self.texts} texts, whole process, ms"
+        self.row(load, f"a bare loader, {BATCH_SIZE} a request, 2 in flight", 1.3,
+                 lambda: self.load(many), lambda: self.other(BARE_LOADER, many, "2"))
+        self.row(load, f"a bare loader, {BATCH_SIZE} a request, 1 in flight", 1,
+                 lambda: self.load(many), lambda: self.other(BARE_LOADER, many, "1"))
+        self.row(load, f"tidb-vector's own client, {BATCH_SIZE} a request", 0.8,
+                 lambda: self.load(many), lambda: self.other(TIDB_VECTOR_CLIENT, many))
+        self.row(f"embed and store {many // 10} texts, ms a text", "the tutorial's loop", 50,
+                 lambda: self.store(self.database(), many // 10) / (many // 10),
                  lambda: self.tutorials_a_text(max(many // 500, 2)), at_least=True)
-        self.row(f"embed and store {many} texts, whole process, ms", "a bare loader", 1.25,
-                 lambda: self.load(self.database(), self.file(many)),
-                 lambda: self.load_bare(self.database(), self.file(many)))
-        self.row(f"bulk insert of {many // 10} vectors, ms",
-                 "PyMySQL executemany of ready-made strings", 1.15,
-                 lambda: self.insert(many // 10), lambda: self.insert_bare(many // 10))
-        self.row(f"bulk insert of {many // 10} vectors, ms",
-                 "PyMySQL executemany that makes the strings", 1.15,
-                 lambda: self.insert(many // 10),
-                 lambda: self.insert_bare(many // 10, ready_made=False))
-        stored = self.engine(self.database())
-        self.store(stored, many)
-        self.row(f"ordered query, limit 10, of {many} rows, ms", "the same SQL by PyMySQL", 1.2,
-                 lambda: self.query(stored), lambda: self.query_bare(stored.url))
-        requests_before = self.count.value
-        again = [self.store(stored, many) for _ in range(self.runs)]
-        assert self.count.value == requests_before  # not one embedding is asked for again
-        self.row(f"loading {many} texts that are all stored, ms", "loading them first", 0.05,
-                 again.pop, lambda: self.store(self.engine(self.database()), many))
-        stored.dispose()
         self.row(f"peak memory of loading {2 * many} texts, MB", f"of loading {many // 5}", 1.1,
-                 lambda: self.peak(self.database(), self.file(2 * many)),
-                 lambda: self.peak(self.database(), self.file(many // 5)), unit=1 / 1024)
+                 lambda: self.peak(2 * many), lambda: self.peak(many // 5), unit=1 / 1024)
+        stored = self.database()
+        self.store(stored, many)
+        before = self.count.value
+        again = [self.store(stored, many) for _ in range(self.runs)]
+        assert self.count.value == before  # not one embedding is asked for again
+        self.row(f"load {many} texts that are all stored, ms", "load them first", 0.05,
+                 again.pop, lambda: self.store(self.database(), many))
+        engine = self.engine(stored)
+        self.row(f"ordered query, limit 10, of {many} rows, ms", "the same SQL by PyMySQL", 1.2,
+                 lambda: self.query(engine), lambda: self.query_bare(stored))
+        engine.dispose()
         self.row("start to finish with nothing configured, ms", "importing the packages", 1.3,
                  lambda: self.seconds([sys.executable, str(SCRIPT)], demo_environment()),
                  lambda: self.seconds([sys.executable, "-c", IMPORTS], demo_environment()))
 
-    def ours_a_text(self, count):
-        return self.store(self.engine(self.database()), count) / count
-
-    def store(self, engine, count):
-        """Store the texts of a file as the demo does; return the seconds."""
-        started = time.perf_counter()
-        for batch in demo.read_batches(self.file(count)):
-            demo.store_texts(engine, batch)
-        return time.perf_counter() - started
-
     def tutorials_a_text(self, count):
         """The tutorial's own way: a request a text, an object a text."""
         engine = create_engine(self.database(), pool_recycle=300)
-        with open(self.file(count)) as file:
-            texts = file.read().splitlines()
+        texts = Path(self.file(count)).read_text().splitlines()
         started = time.perf_counter()
         data = []
         for content in texts:
@@ -232,36 +259,6 @@ class Bench:
         engine.dispose()
         return seconds / count
 
-    def insert(self, count):
-        engine = self.engine(self.database())
-        texts = [f"text {number}" for number in range(count)]
-        with engine.connect():
-            pass
-        made = [self.vectors[number % VECTORS] for number in range(count)]
-        spent = []
-
-        def embed(new):
-            spent.append(time.perf_counter())
-            return made
-
-        demo.store_texts(engine, texts, embed)
-        seconds = time.perf_counter() - spent[0]
-        engine.dispose()
-        return seconds
-
-    def insert_bare(self, count, ready_made=True):
-        def rows():
-            return [(f"text {number}", str(self.vectors[number % VECTORS]))
-                    for number in range(count)]
-
-        made = rows()
-        with self.connection(self.database()) as connection, connection.cursor() as cursor:
-            started = time.perf_counter()
-            cursor.executemany("INSERT INTO jinaai_tidb_demo_documents (content, content_vec) "
-                               "VALUES (%s, %s)", made if ready_made else rows())
-            connection.commit()
-            return time.perf_counter() - started
-
     def query(self, engine):
         started = time.perf_counter()
         for number in range(3):
@@ -269,8 +266,9 @@ class Bench:
         return (time.perf_counter() - started) / 3
 
     def query_bare(self, url):
-        with self.connection(url) as connection, connection.cursor() as cursor:
-            started = time.perf_counter()
+        with pymysql.connect(host=url.host, port=url.port, user=url.username,
+                             password=url.password or "", database=url.database) as connection:
+            cursor, started = connection.cursor(), time.perf_counter()
             for number in range(3):
                 vector = str(self.vectors[number])
                 cursor.execute(
@@ -280,23 +278,19 @@ class Bench:
                 assert len(cursor.fetchall()) == 10
             return (time.perf_counter() - started) / 3
 
-    def connection(self, url):
-        return pymysql.connect(host=url.host, port=url.port, user=url.username,
-                               password=url.password or "", database=url.database)
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency", type=float, default=0.1)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--a-text", type=float, default=0.001)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--texts", type=int, default=10000)
     options = parser.parse_args()
     here, there = multiprocessing.Pipe()
     count = multiprocessing.Value("i", 0)
-    endpoint = multiprocessing.Process(target=serve, args=(options.latency, there, count),
-                                       daemon=True)
-    endpoint.start()
+    multiprocessing.Process(target=serve, args=(options.latency, options.a_text, there, count),
+                            daemon=True).start()
     url, server = os.environ.get("TIDB_TEST_URL"), None
     with tempfile.TemporaryDirectory() as folder:
         if not url:

@@ -1,5 +1,7 @@
-"""Fixtures: the demo as a process, Jina AI's endpoint, and a database to run it on."""
+"""Fixtures: the demo as a process and as a module, Jina AI's endpoint, and databases to run on."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import uuid
 from pathlib import Path
 
@@ -20,14 +23,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "jina_ai_embeddings_demo.py"
 SETTINGS = ("JINAAI_API_KEY", "JINA_API_KEY", "JINA_AI_API_KEY", "JINAAI_APIKEY",
             "TIDB_DATABASE_URL", "JINAAI_API_URL", "JINAAI_MODEL")
+sys.path.insert(0, str(ROOT))  # for the modules that import the demo
 
-# A blank variable hides a developer's own .env from the tests and from the processes they start.
-os.environ.update(dict.fromkeys(SETTINGS, ""))
-sys.path.insert(0, str(ROOT))
-os.environ.pop("PYTHONUNBUFFERED", None)  # the demo itself has to flush its progress
-# Started in the background, a shell has us ignore Ctrl-C, and the processes of the tests with us.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
+def pytest_configure():
+    """Run before any test module is imported."""
+    # A blank variable hides a developer's own .env from the tests and from what they start.
+    os.environ.update(dict.fromkeys(SETTINGS, ""))
+    os.environ.pop("PYTHONUNBUFFERED", None)  # the demo itself has to flush its progress
+    # Started in the background, a shell has us ignore Ctrl-C, and the tests' processes with us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Servers.
 
 def missing(reason):
     """Skip the test for *reason*, or fail where all servers have to be there."""
@@ -37,22 +45,14 @@ def missing(reason):
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def wait_for(ready, process, log, seconds=60):
-    """Wait until *ready()* raises nothing; fail with the end of *log* if *process* ends before."""
-    deadline = time.monotonic() + seconds
+    """Return a port of 127.0.0.1 that is free, as is the one after it."""
     while True:
-        try:
-            return ready()
-        except Exception as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-                raise RuntimeError(f"{process.args[0]} did not start: {error}\n{end}") from None
-            time.sleep(0.1)
+        with contextlib.suppress(OSError, OverflowError), \
+                socket.socket() as one, socket.socket() as another:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            another.bind(("127.0.0.1", port + 1))
+            return port
 
 
 class Process:
@@ -63,32 +63,49 @@ class Process:
 
     def start(self):
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(self.command, stdout=output, stderr=output,
-                                            env=dict(os.environ, **(self.env or {})))
-        wait_for(self.ready, self.process, self.log)
-        return self
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=output, cwd=self.log.parent,
+                env={**os.environ, **(self.env or {})})
+        for attempt in itertools.count():
+            try:
+                self.ready()
+                return self
+            except Exception as error:
+                if self.process.poll() is not None or attempt > 600:
+                    end = self.log.read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"{self.command[0]}: {error}\n{end}") from None
+                time.sleep(0.1)
 
     def kill(self):
         self.process.kill()
         self.process.wait()
 
 
-def tidb_process(folder, *options, port=None):
-    """Return a TiDB server, not started yet, that keeps its data in *folder*."""
-    binary = ROOT / "tests" / "servers" / "tidb" / "tidb-server"
-    if not binary.exists():
-        missing("no TiDB: build it as tests/servers/README.md says, or set TIDB_TEST_URL")
-    port = port or free_port()
-    server = Process(
-        [str(binary), "-store", "unistore", "-path", str(folder / "data"), "-P", str(port),
-         "-host", "127.0.0.1", "-report-status=false", "-L", "error",
-         "-log-file", str(folder / "tidb.log"), "-log-slow-query", str(folder / "slow.log"),
-         "-socket", "", *options],
-        folder / "output.log",
-        lambda: pymysql.connect(host="127.0.0.1", port=port, user="root").close())
-    server.port = port
-    server.url = f"mysql+pymysql://root@127.0.0.1:{port}/test"
+def mysql_process(command, folder, port):
+    """Return a server, not started yet, that speaks MySQL's protocol on *port*."""
+    server = Process(command, folder / "output.log", lambda: pymysql.connect(
+        host="127.0.0.1", port=port, user="root").close())
+    server.port, server.url = port, f"mysql+pymysql://root@127.0.0.1:{port}/test"
     return server
+
+
+def tidb_process(folder, *options, port=None, program="tidb-server"):
+    """Return a TiDB server, not started yet, that keeps its data in *folder*."""
+    binary = ROOT / "tests" / "servers" / "tidb" / program
+    if not binary.exists():
+        missing(f"no {program}: build it as tests/servers/README.md says")
+    port = port or free_port()
+    if program == "tidb-server":
+        options += ("-store", "unistore", "-path", folder / "data", "-host", "127.0.0.1",
+                    "-report-status=false", "-L", "error", "-socket", "",
+                    "-log-slow-query", folder / "slow.log")
+    return mysql_process(
+        [binary, "-P", str(port), "-log-file", folder / "tidb.log", *options], folder, port)
+
+
+def tiflash_process(folder, *options):
+    """Return a TiDB server with a stand-in for TiFlash, not started yet, that keeps no data."""
+    return tidb_process(folder, *options, program="tidb-tiflash")
 
 
 @pytest.fixture(scope="session")
@@ -103,17 +120,21 @@ def tidb_server(tmp_path_factory):
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def tiflash(tmp_path_factory):
+    """A TiDB server, at `.url`, that can build vector indexes."""
+    server = tiflash_process(tmp_path_factory.mktemp("tiflash")).start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def tidb(tidb_server):
     """The URL of a TiDB database of the test's own."""
     name = "demo_" + uuid.uuid4().hex
-    admin = create_engine(tidb_server)
-    with admin.begin() as connection:
-        connection.execute(text("CREATE DATABASE " + name))
+    sql(tidb_server, "CREATE DATABASE " + name)
     yield make_url(tidb_server).set(database=name).render_as_string(hide_password=False)
-    with admin.begin() as connection:
-        connection.execute(text("DROP DATABASE " + name))
-    admin.dispose()
+    sql(tidb_server, "DROP DATABASE " + name)
 
 
 @pytest.fixture(params=["in-memory", "tidb"])
@@ -135,18 +156,14 @@ def jina(jina_server):
     return jina_server
 
 
-@pytest.fixture
-def settings(jina, database_url):
-    """The environment for a real run: a key, the endpoint, and each of the two databases."""
-    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
-            "TIDB_DATABASE_URL": database_url}
-
+# The demo as a module.
 
 @pytest.fixture
 def demo(monkeypatch):
-    """The demo as a module, which waits next to nothing between tries."""
+    """The demo as a module, which waits milliseconds between tries."""
     import jina_ai_embeddings_demo
-    monkeypatch.setattr(jina_ai_embeddings_demo, "RETRY_WAIT", 0.001)
+    no_jitter = types.SimpleNamespace(uniform=lambda low, high: 0.001)
+    monkeypatch.setattr(jina_ai_embeddings_demo, "random", no_jitter)
     return jina_ai_embeddings_demo
 
 
@@ -168,33 +185,40 @@ def engine(jina_demo, database_url):
     engine.dispose()
 
 
-def demo_command(*arguments, **constants):
-    """The command line of the demo; *constants* of the script can be set first."""
+# The demo as a process.
+
+@pytest.fixture
+def real_settings(jina, database_url):
+    """The environment for a real run: a key, the endpoint, and each of the two databases."""
+    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
+            "TIDB_DATABASE_URL": database_url}
+
+
+def demo_command(*arguments, script=SCRIPT, **constants):
+    """The command line of a script, which can have *constants* of the demo changed first."""
     if not constants:
-        return [sys.executable, str(SCRIPT)] + list(arguments)
-    return [sys.executable, "-c",
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-            "import jina_ai_embeddings_demo as demo; "
-            f"vars(demo).update({constants!r}); sys.exit(demo.main())",
-            *arguments]
+        return [sys.executable, str(script), *arguments]
+    lines = ["import runpy, sys", f"sys.path.insert(0, {str(ROOT)!r})",
+             "import jina_ai_embeddings_demo as demo",
+             *(f"demo.{name} = {value!r}" for name, value in constants.items()),
+             "demo.main()" if script == SCRIPT
+             else f"runpy.run_path({str(script)!r}, run_name='__main__')"]
+    return [sys.executable, "-c", "\n".join(lines), *arguments]
 
 
 def demo_environment(settings=None):
     """An environment with no settings but *settings*."""
-    return dict(os.environ, **dict(dict.fromkeys(SETTINGS, ""), **(settings or {})))
+    return {**os.environ, **dict.fromkeys(SETTINGS, ""), **(settings or {})}
 
 
 @pytest.fixture
 def run_demo(tmp_path):
-    """Run the demo as a user does: run_demo(*arguments, env=settings) -> its completed process."""
+    """Run a script as a user does: run_demo(*arguments, env=settings) -> its completed process."""
     def run(*arguments, env=None, input=None, script=SCRIPT, constants=None, **options):
-        command = demo_command(*arguments, **(constants or {}))
-        if script != SCRIPT:
-            command[1] = str(script)
         return subprocess.run(
-            command, env=demo_environment(env), cwd=str(tmp_path), input=input,
-            capture_output=True, timeout=120,
-            text=not isinstance(input, bytes), **options)
+            demo_command(*arguments, script=script, **(constants or {})),
+            env=demo_environment(env), cwd=tmp_path, input=input, capture_output=True,
+            timeout=120, text=not isinstance(input, bytes), **options)
     return run
 
 

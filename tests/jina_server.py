@@ -3,6 +3,7 @@ does, and answers the next ones with the faults that a test asks for.
 
     with JinaServer() as server:
         server.faults = [status(429, {"Retry-After": "1"}), drop]   # then it answers properly
+        server.limit(tokens=1000, at_once=2)                        # as for a free key
         ... JINAAI_API_URL=server.url, JINAAI_API_KEY=server.key ...
         server.requests                                             # what it was sent
 """
@@ -33,13 +34,13 @@ COMMON_FIELDS = ("model", "input", "embedding_type", "normalized", "truncate")
 TASKS = ("retrieval.query", "retrieval.passage", "text-matching")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _direction(seed, dimensions):
     numbers = random.Random(int(hashlib.sha256(seed.encode("utf-8", "replace")).hexdigest(), 16))
     return [numbers.uniform(-1, 1) for _ in range(dimensions)]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def embedding_of(text, model="jina-embeddings-v2-base-en", dimensions=768, task=None):
     """Return the unit vector that the server gives for *text*: near for texts that share words,
     but never the same for two texts, models or tasks."""
@@ -118,9 +119,15 @@ class Handler(BaseHTTPRequestHandler):
             owner.open += 1
             owner.most_open = max(owner.most_open, owner.open)
         try:
+            refusal, answer = self.check(content)
+            admitted = fault is None and not refusal
+            if admitted:
+                refusal = owner.over_limit(answer["usage"]["total_tokens"])
             if owner.latency:
                 time.sleep(owner.latency)
-            refusal, answer = self.check(content)
+            if admitted and not refusal:
+                with owner.lock:
+                    owner.busy -= 1
             if fault is not None:
                 fault(self, answer)
             elif refusal:
@@ -142,7 +149,8 @@ class Handler(BaseHTTPRequestHandler):
 
         if self.path != "/v1/embeddings":
             return refuse(404, "Not Found")
-        if self.headers.get("Authorization") != "Bearer " + self.server.owner.key:
+        key = self.server.owner.key
+        if key is not None and self.headers.get("Authorization") != "Bearer " + key:
             return refuse(401, "Invalid API key")
         if self.headers.get("Content-Type", "").split(";")[0] != "application/json":
             return refuse(415, "Unsupported media type")
@@ -166,10 +174,10 @@ class Handler(BaseHTTPRequestHandler):
             return refuse(422, f"no task '{task}'", errors=["task"])
         if not isinstance(dimensions, int) or not 32 <= dimensions <= native:
             return refuse(422, f"no {dimensions} dimensions", errors=["dimensions"])
-        embed = self.server.owner.embed
+        embed, tokens = self.server.owner.embed, sum(len(text.split()) for text in texts)
         return None, {
             "model": model, "object": "list",
-            "usage": {"total_tokens": len(texts), "prompt_tokens": len(texts)},
+            "usage": {"total_tokens": tokens, "prompt_tokens": tokens},
             "data": [{"object": "embedding", "index": index,
                       "embedding": list(embed(text, model, dimensions, task))}
                      for index, text in enumerate(texts)]}
@@ -207,15 +215,15 @@ class Request:
 
 
 class JinaServer:
-    """The endpoint at `url`, which takes `key`; see the module for the rest."""
+    """The endpoint at `url`, which takes `key`, or any request while that is None."""
 
     key = "jina_0123456789abcdef_test"
 
     def __init__(self, latency=0.0, embed=embedding_of):
-        self.latency, self.embed = latency, embed
-        self.requests, self.faults = [], []
-        self.open = self.most_open = 0
+        self.embed, self.open, self.busy = embed, 0, 0
         self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.reset()
+        self.latency = latency
 
     def __enter__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -231,9 +239,30 @@ class JinaServer:
         self.server.server_close()
 
     def reset(self):
-        """Forget requests and faults, and end those that hang."""
+        """Forget requests, faults and limits, and end those that hang."""
         self.stopping.set()
         while self.open:
             time.sleep(0.01)
         self.stopping.clear()
         self.requests, self.faults, self.latency, self.most_open = [], [], 0.0, 0
+        self.key = JinaServer.key
+        self.limit()
+
+    def limit(self, tokens=math.inf, requests=math.inf, at_once=math.inf, minute=60.0):
+        """Refuse more *tokens* (words) or *requests* in any *minute* seconds, or *at_once*."""
+        self.limits, self.answered = (tokens, requests, at_once, minute), []
+
+    def over_limit(self, tokens):
+        """Admit a request of *tokens*, or return the refusal of the limit that it is beyond."""
+        most_tokens, most_requests, at_once, minute = self.limits
+        now = time.monotonic()
+        with self.lock:
+            self.answered = [past for past in self.answered if past[0] > now - minute]
+            beyond = {"CONCURRENCY": self.busy >= at_once,
+                      "REQUEST": len(self.answered) >= most_requests,
+                      "TOKEN": sum(past[1] for past in self.answered) + tokens > most_tokens}
+            for name in filter(beyond.get, beyond):
+                return 429, {"detail": f"{name.title()} rate limit exceeded",
+                             "code": f"RATE_{name}_LIMIT_EXCEEDED", "request_id": "0"}
+            self.answered.append((now, tokens))
+            self.busy += 1
