@@ -1,7 +1,6 @@
 """Fixtures: the demo as a process and as a module, Jina AI's endpoint, and databases to run on."""
 
 import contextlib
-import itertools
 import os
 import shutil
 import signal
@@ -66,15 +65,15 @@ class Process:
             self.process = subprocess.Popen(
                 self.command, stdout=output, stderr=output, cwd=self.log.parent,
                 env={**os.environ, **(self.env or {})})
-        for attempt in itertools.count():
-            try:
+        for _ in range(600):
+            with contextlib.suppress(Exception):
                 self.ready()
                 return self
-            except Exception as error:
-                if self.process.poll() is not None or attempt > 600:
-                    end = self.log.read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"{self.command[0]}: {error}\n{end}") from None
-                time.sleep(0.1)
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        end = self.log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{self.command[0]} did not start:\n{end}")
 
     def kill(self):
         self.process.kill()
@@ -89,23 +88,24 @@ def mysql_process(command, folder, port):
     return server
 
 
-def tidb_process(folder, *options, port=None, program="tidb-server"):
+def tidb_process(folder, *options, port=None):
     """Return a TiDB server, not started yet, that keeps its data in *folder*."""
-    binary = ROOT / "tests" / "servers" / "tidb" / program
-    if not binary.exists():
-        missing(f"no {program}: build it as tests/servers/README.md says")
-    port = port or free_port()
-    if program == "tidb-server":
-        options += ("-store", "unistore", "-path", folder / "data", "-host", "127.0.0.1",
-                    "-report-status=false", "-L", "error", "-socket", "",
-                    "-log-slow-query", folder / "slow.log")
-    return mysql_process(
-        [binary, "-P", str(port), "-log-file", folder / "tidb.log", *options], folder, port)
+    return _tidb("tidb-server", folder, port or free_port(), [
+        "-store", "unistore", "-path", folder / "data", "-host", "127.0.0.1", "-socket", "",
+        "-report-status=false", "-L", "error", "-log-slow-query", folder / "slow.log", *options])
 
 
 def tiflash_process(folder, *options):
     """Return a TiDB server with a stand-in for TiFlash, not started yet, that keeps no data."""
-    return tidb_process(folder, *options, program="tidb-tiflash")
+    return _tidb("tidb-tiflash", folder, free_port(), options)
+
+
+def _tidb(program, folder, port, options):
+    binary = ROOT / "tests" / "servers" / "tidb" / program
+    if not binary.exists():
+        missing(f"no {program}: build it as tests/servers/README.md says")
+    return mysql_process(
+        [binary, "-P", str(port), "-log-file", folder / "tidb.log", *options], folder, port)
 
 
 @pytest.fixture(scope="session")
@@ -194,16 +194,9 @@ def real_settings(jina, database_url):
             "TIDB_DATABASE_URL": database_url}
 
 
-def demo_command(*arguments, script=SCRIPT, **constants):
-    """The command line of a script, which can have *constants* of the demo changed first."""
-    if not constants:
-        return [sys.executable, str(script), *arguments]
-    lines = ["import runpy, sys", f"sys.path.insert(0, {str(ROOT)!r})",
-             "import jina_ai_embeddings_demo as demo",
-             *(f"demo.{name} = {value!r}" for name, value in constants.items()),
-             "demo.main()" if script == SCRIPT
-             else f"runpy.run_path({str(script)!r}, run_name='__main__')"]
-    return [sys.executable, "-c", "\n".join(lines), *arguments]
+def demo_command(*arguments, script=SCRIPT):
+    """The command line of the demo, or of another script."""
+    return [sys.executable, str(script), *arguments]
 
 
 def demo_environment(settings=None):
@@ -214,11 +207,11 @@ def demo_environment(settings=None):
 @pytest.fixture
 def run_demo(tmp_path):
     """Run a script as a user does: run_demo(*arguments, env=settings) -> its completed process."""
-    def run(*arguments, env=None, input=None, script=SCRIPT, constants=None, **options):
+    def run(*arguments, env=None, input=None, script=SCRIPT, **options):
         return subprocess.run(
-            demo_command(*arguments, script=script, **(constants or {})),
-            env=demo_environment(env), cwd=tmp_path, input=input, capture_output=True,
-            timeout=120, text=not isinstance(input, bytes), **options)
+            demo_command(*arguments, script=script), env=demo_environment(env), cwd=tmp_path,
+            input=input, capture_output=True, timeout=120, text=not isinstance(input, bytes),
+            **options)
     return run
 
 

@@ -62,19 +62,13 @@ def test_generate_embeddings_returns_768_floats(jina_demo):
     assert embedding == embedding_of("What is TiDB?") and len(embedding) == 768
 
 
-def test_embed_texts_returns_an_embedding_a_text_in_their_order_from_one_request(jina_demo, jina):
-    texts = ["one", "two", "three"]
+@pytest.mark.parametrize("texts, sent", [
+    (["one", "two", "three"], [["one", "two", "three"]]),
+    (["a", "b", "a"], [["a", "b"]]), ([], [])])
+def test_embed_texts_returns_an_embedding_a_text_in_their_order_and_sends_each_once(
+        jina_demo, jina, texts, sent):
     assert jina_demo.embed_texts(texts) == [embedding_of(text) for text in texts]
-    assert len(jina.requests) == 1
-
-
-def test_no_texts_are_no_request(jina_demo, jina):
-    assert jina_demo.embed_texts([]) == [] and jina.requests == []
-
-
-def test_a_repeated_text_is_sent_once(jina_demo, jina):
-    assert jina_demo.embed_texts(["a", "b", "a"]) == [embedding_of(text) for text in "aba"]
-    assert jina.requests[0].texts == ["a", "b"]
+    assert [request.texts for request in jina.requests] == sent
 
 
 def test_many_texts_go_in_batches_of_512_one_request_at_a_time(jina_demo, jina):
@@ -242,23 +236,18 @@ def test_a_wait_is_said_on_stderr_by_the_demo(run_demo, jina):
     assert len(lines) == 1 and "429" in lines[0] and "1 s" in lines[0]
 
 
-@pytest.mark.parametrize("limit", [{"tokens": 10}, {"requests": 2}], ids=["tokens", "requests"])
-def test_a_limit_by_the_minute_is_outlasted(jina_demo, jina, jitter, monkeypatch, caplog, limit):
-    monkeypatch.setattr(jina_demo, "BATCH_SIZE", 5)
-    jina.limit(minute=1.5, **limit)
-    texts = [f"text{number}" for number in range(15)]
-    assert jina_demo.embed_texts(texts) == [embedding_of(text) for text in texts]
-    assert f"{list(limit)[0][:-1].title()} rate limit exceeded" in caplog.text
-
-
-def test_requests_beyond_the_limit_at_once_are_answered_in_seconds(
-        jina_demo, jina, jitter, caplog):
-    jina.limit(at_once=1)
-    jina.latency, started = 0.2, time.monotonic()
-    with ThreadPoolExecutor(3) as pool:
-        embeddings = list(pool.map(jina_demo.generate_embeddings, "abc"))
-    assert embeddings == [embedding_of(text) for text in "abc"]
-    assert "Concurrency rate limit exceeded" in caplog.text and time.monotonic() - started < 10
+@pytest.mark.parametrize("limit, words", [
+    ({"tokens": 6, "minute": 2.0}, "Token rate limit exceeded"),
+    ({"requests": 2, "minute": 2.0}, "Request rate limit exceeded"),
+    ({"at_once": 1}, "Concurrency rate limit exceeded")])
+def test_the_limits_of_a_free_key_are_outlasted(jina_demo, jina, jitter, caplog, limit, words):
+    jina.limit(**limit)
+    jina.latency, started = 0.1, time.monotonic()
+    batches = [[f"text number {number}"] for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        embeddings = list(pool.map(jina_demo.embed_texts, batches))
+    assert embeddings == [[embedding_of(text)] for text, in batches]
+    assert words in caplog.text and time.monotonic() - started < 15
 
 
 # Faults that stay: an error at once.
@@ -389,12 +378,13 @@ def test_a_proxy_of_the_environment_is_used(proxied_demo, jina, monkeypatch):
     assert jina.requests[0].path == "http://api.jina.invalid/v1/embeddings"
 
 
-@pytest.mark.parametrize("proxy", ["socks5://user:secret@127.0.0.1:9", "foo://user:secret@host"])
-def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(
+@pytest.mark.parametrize("proxy", ["socks5://user:secret@127.0.0.1:9", "foo://user:secret@host",
+                                   "http://user:secret@" + "long" * 20])
+def test_a_proxy_that_cannot_be_used_is_an_error_at_once_without_its_password(
         proxied_demo, waits, monkeypatch, proxy):
     monkeypatch.setenv("http_proxy", proxy)
     error = error_of(proxied_demo.embed_texts, ["a"])
-    assert str(error).startswith("no answer (") and "secret" not in str(error)
+    assert str(error).startswith("no answer (") and "secret" not in str(error) and waits == []
 
 
 def test_a_ca_file_that_is_missing_is_an_error_at_once(jina_demo, waits, monkeypatch):

@@ -1,11 +1,13 @@
-"""The demo in a notebook: run, imported and pasted cell by cell, in a real kernel."""
+"""The demo in a notebook, with a real kernel, and in the reader's own programs."""
 
 import re
 import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
-from conftest import SCRIPT, SETTINGS
+from conftest import ROOT, SCRIPT, SETTINGS, demo_environment
 from nbclient import NotebookClient
 from test_demo import tutorial_output, without_distances
 
@@ -22,7 +24,7 @@ def run_cells(tmp_path):
     """Run cells in a kernel that starts beside the script; return their outputs."""
     def run(cells):
         shutil.copy(SCRIPT, tmp_path)
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
         NotebookClient(notebook, timeout=60, kernel_name="python3",
                        resources={"metadata": {"path": str(tmp_path)}}).execute()
         return [output for cell in notebook.cells for output in cell.outputs]
@@ -60,3 +62,35 @@ def test_an_argument_in_a_notebook_is_an_error(run_cells):
     assert stream(outputs, "stdout") == ""
     assert [(output.ename, output.evalue) for output in outputs
             if output.output_type == "error"] == [("SystemExit", "2")]
+
+
+# Imported.
+
+def test_importing_the_script_neither_connects_nor_sends(jina):
+    code = "import socket; socket.socket.connect = None; import jina_ai_embeddings_demo"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True,
+        env=demo_environment({"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
+                              "TIDB_DATABASE_URL": "mysql+pymysql://root@127.0.0.1:9/test"}))
+    assert (done.returncode, done.stdout, done.stderr, jina.requests) == (0, b"", b"", [])
+
+
+def test_main_returns_when_it_has_printed_the_tutorials_output(jina_demo, capsys):
+    assert jina_demo.main() is None
+    assert without_distances(capsys.readouterr().out) == tutorial_output()
+
+
+@pytest.mark.parametrize("error, code", [
+    (RuntimeError("a\nb"), 1), (OSError("a"), 1), (ValueError("a"), 1), (KeyboardInterrupt(), 130)])
+def test_main_ends_a_run_that_raises_with_a_status_and_a_line(demo, capsys, error, code):
+    def run():
+        raise error
+    with pytest.raises(SystemExit, match=str(code)):
+        demo.main(run)
+    assert len(capsys.readouterr().err.splitlines()) == (code == 1)
+
+
+def test_the_inline_metadata_equals_the_requirements():
+    block = re.search(r"(?ms)^# /// script$(.*?)^# ///$", SCRIPT.read_text(encoding="utf-8"))
+    dependencies = re.findall(r'"(\S+?)"', block[1].partition("dependencies")[2])
+    assert dependencies == (ROOT / "requirements.txt").read_text().split()

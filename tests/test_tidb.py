@@ -18,6 +18,9 @@ from conftest import (
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
+OLD_TABLE = ("CREATE TABLE jinaai_tidb_demo_documents (id INTEGER NOT NULL AUTO_INCREMENT, "
+             "content VARCHAR(255) NOT NULL, content_vec VECTOR(768), PRIMARY KEY (id))")
+
 
 @pytest.fixture
 def real(jina):
@@ -259,16 +262,7 @@ def test_a_server_without_tls_is_refused_when_verification_is_asked_for(demo, tl
     server.kill()
 
 
-# Tables and connections.
-
-def test_a_table_made_by_the_tutorials_own_code_still_works(run_demo, real, tidb):
-    sql(tidb, "CREATE TABLE jinaai_tidb_demo_documents (id INTEGER NOT NULL AUTO_INCREMENT, "
-              "content VARCHAR(255) NOT NULL, content_vec VECTOR(768), PRIMARY KEY (id))")
-    for verb in "Inserting", "Already stored":
-        done = run_demo(env=real(tidb))
-        assert done.returncode == 0 and done.stdout.count(f"  - {verb}: ") == 2
-    assert sql(tidb, "SELECT COUNT(*) FROM jinaai_tidb_demo_documents") == [(2,)]
-
+# The table.
 
 @pytest.fixture
 def engine_on_tidb(jina_demo, tidb):
@@ -278,6 +272,76 @@ def engine_on_tidb(jina_demo, tidb):
     jina_demo.insert_documents(engine, ["a"], [[1.0] * 768])
     yield engine
     engine.dispose()
+
+
+def sent_to(url, start):
+    """Return TiDB's summary of the statements it got that start with *start*, and how often."""
+    return sql(url, "SELECT digest_text, exec_count FROM information_schema.statements_summary "
+                    "WHERE schema_name = DATABASE() AND digest_text LIKE :start", start=start + "%")
+
+
+def test_the_table_is_the_tutorials(engine_on_tidb, tidb):
+    created = sql(tidb, "SHOW CREATE TABLE jinaai_tidb_demo_documents")[0][1]
+    columns = [line.split(" ", 3)[2:] for line in created.splitlines()[1:4]]
+    assert [name for name, _ in columns] == ["`id`", "`content`", "`content_vec`"]
+    for (_, column), part in zip(columns, (
+            "int NOT NULL AUTO_INCREMENT", "varchar(255)", "vector(768)")):
+        assert column.startswith(part)
+    assert columns[1][1].endswith("NOT NULL,")
+    for part in ("PRIMARY KEY (`id`)", "UNIQUE KEY `content` (`content`)",
+                 "COMMENT 'hnsw(distance=cosine)'", "COMMENT='jina-embeddings-v2-base-en'"):
+        assert part in created
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_another_model_on_the_same_table_is_an_error_that_names_both(run_demo, real, tidb, old):
+    if old:  # the tutorial's own code names no model
+        sql(tidb, OLD_TABLE)
+    for verb in "Inserting", "Already stored":
+        assert run_demo(env=real(tidb)).stdout.count(f"  - {verb}: ") == 2
+    done = run_demo(env={**real(tidb), "JINAAI_MODEL": "jina-embeddings-v3"})
+    assert_one_line_error(done, "jina-embeddings-v3", "jina-embeddings-v2-base-en", "drop")
+    assert done.stdout == ""
+    assert sql(tidb, "SELECT COUNT(*) FROM jinaai_tidb_demo_documents") == [(2,)]
+
+
+def test_the_tutorials_own_query_works(jina_demo, engine):
+    jina_demo.insert_documents(engine, jina_demo.TEXTS, jina_demo.embed_texts(jina_demo.TEXTS))
+    query_embedding, Document = jina_demo.generate_embeddings("What is TiDB?"), jina_demo.Document
+    with jina_demo.Session(engine) as session:
+        doc, distance = session.query(
+            Document, Document.content_vec.cosine_distance(query_embedding).label("distance")
+        ).order_by("distance").limit(1).first()
+        assert doc.content.startswith("TiDB is") and 0 < distance < 1
+
+
+@pytest.mark.parametrize("size", [2, 512])
+def test_texts_are_stored_by_one_statement(jina_demo, engine_on_tidb, tidb, size):
+    jina_demo.insert_documents(engine_on_tidb, [str(n) for n in range(size)], [[1.0] * 768] * size)
+    assert sum(count for _, count in sent_to(tidb, "insert into")) == 2  # with that of "a"
+
+
+def test_a_text_that_another_run_stored_meanwhile_is_stored_once(jina_demo, engine_on_tidb, tidb):
+    jina_demo.insert_documents(engine_on_tidb, ["a", "b"], [[1.0] * 768] * 2)
+    assert sql(tidb, "SELECT content FROM jinaai_tidb_demo_documents") == [("a",), ("b",)]
+
+
+def test_neither_the_list_nor_the_search_reads_vectors_back(run_demo, real, tidb):
+    run_demo(env=real(tidb))
+    selected = [statement.partition(" from ")[0] for statement, _ in sent_to(tidb, "select")
+                if "vec_cosine_distance" in statement]
+    assert len(selected) >= 2
+    for columns in selected:
+        assert columns.count("content_vec") == columns.count("vec_cosine_distance (")
+
+
+@pytest.mark.parametrize("left, right", [
+    ("[1,0]", "[1,0]"), ("[1,0]", "[-2,0]"), ("[1,0]", "[0,3]"), ("[1,2,3]", "[4,5,6.5]")])
+def test_the_stand_ins_distance_is_tidbs(demo, tidb, left, right):
+    expression = f"SELECT VEC_COSINE_DISTANCE('{left}', '{right}')"
+    with demo.create_stand_in_engine().connect() as connection:
+        distance = connection.exec_driver_sql(expression).scalar()
+    assert sql(tidb, expression) == [(pytest.approx(distance, abs=1e-7),)]
 
 
 def test_a_lost_connection_between_statements_is_replaced(jina_demo, engine_on_tidb, tidb):

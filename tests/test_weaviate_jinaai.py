@@ -239,8 +239,7 @@ def test_the_key_goes_along_at_run_time(collection, use, jina):
     ({"WEAVIATE_URL": "a.gcp.weaviate.cloud"}, ["WEAVIATE_API_KEY is not set"]),
     ({"JINAAI_API_URL": "http://127.0.0.1:1/v2/embed"}, ["JINAAI_API_URL", "/v1/embeddings"]),
     ({"JINAAI_API_URL": "http://127.0.0.1:1/v1/embeddings"},
-     ["2 not stored", "refused", "check JINAAI_API_URL"]),
-])
+     ["2 not stored", "refused", "check JINAAI_API_URL"])])
 def test_wrong_settings_are_one_line_at_once(
         run_example, weaviate_settings, settings_changed, words):
     start = time.monotonic()
