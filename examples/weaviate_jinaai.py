@@ -149,6 +149,7 @@ def store_texts(collection: Collection, texts: Sequence[str],
     """
     objects = [DataObject({"content": text}, uuid=generate_uuid5(text),
                           vector=(embeddings or {}).get(text)) for text in texts]
+    logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # its errors show the vectors
     try:
         errors = collection.data.insert_many(objects).errors
         failed = {texts[index]: error.message for index, error in errors.items()}
@@ -225,7 +226,6 @@ def store_and_search(client: weaviate.WeaviateClient) -> None:
 def run() -> None:
     """Run the steps. Raises OSError, RuntimeError or ValueError, whose words are for the user."""
     dotenv.load_dotenv(encoding="utf-8-sig")  # shows why the demo could not read it
-    logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # its errors show the vectors
     try:
         with connect() as client:
             store_and_search(client)

@@ -131,7 +131,7 @@ def test_the_key_is_read_under_each_of_its_names_the_tutorials_first(run_demo, j
 def run_below_env_file(folder, content, *command, **settings):
     """Run Python, or the script, below a file .env, and from a folder with a wrong one."""
     for name in "code", "elsewhere":
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     (folder / "elsewhere" / ".env").write_text("JINAAI_API_KEY=wrong\n")
     (folder / ".env").write_bytes(content)
     script = shutil.copy(SCRIPT, folder / "code")
@@ -151,13 +151,10 @@ def test_settings_are_the_environments_or_those_of_an_env_file_above_the_script(
     assert len(jina.requests) == 2
 
 
-def test_an_env_file_that_is_not_utf8_is_an_error(tmp_path):
-    assert_one_line_error(run_below_env_file(tmp_path, "A=1".encode("utf-16")), ".env", "UTF-8")
-
-
-def test_an_import_goes_on_beside_an_env_file_that_is_not_utf8(tmp_path):
-    done = run_below_env_file(tmp_path, "A=1".encode("utf-16"),
-                              "-c", "import jina_ai_embeddings_demo; print('imported')")
+def test_an_env_file_that_is_not_utf8_is_an_error_of_a_run_but_not_of_an_import(tmp_path):
+    content, code = "A=1".encode("utf-16"), "import jina_ai_embeddings_demo; print('imported')"
+    assert_one_line_error(run_below_env_file(tmp_path, content), ".env", "UTF-8")
+    done = run_below_env_file(tmp_path, content, "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
 
 
