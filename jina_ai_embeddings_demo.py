@@ -111,6 +111,8 @@ def request_embeddings(texts: list[str], task: str) -> list[list[float]]:
 
 def read_embeddings(response: requests.Response, count: int) -> list[list[float]]:
     """Return the *count* embeddings of an answer in the order of `index`. Raises EmbeddingError."""
+    if response.status_code != 200:
+        raise refusal(response)
     try:
         data = sorted(response.json()["data"], key=lambda item: item["index"])
         embeddings = [item["embedding"] for item in data]
@@ -132,19 +134,18 @@ def refusal(response: requests.Response) -> EmbeddingError:
     """Return the error for an answer without embeddings, in the service's own words."""
     status, words, asks, retry_after = response.status_code, "no embeddings", "", None
     retries: float = 4 if status in (200, 408, 429, 500, 502, 503, 504) else 0
-    try:
+    with contextlib.suppress(OverflowError, ValueError, urllib3.exceptions.InvalidHeader):
         retry_after = urllib3.Retry().get_retry_after(response.raw)
         asks = f" (Retry-After: {retry_after:.0f} s)" if retry_after else ""
+    with contextlib.suppress(AttributeError, ValueError):
         body = response.json()  # which fails for a proxy's page, and an answer that was cut off
         retries = 0 if status == 200 else retries
-        words = str(body.get("detail") or body.get("message") or words)
-    except (AttributeError, OverflowError, ValueError, urllib3.exceptions.InvalidHeader):
-        pass
+        words = body.get("detail") or body.get("message") or words
     if status == 429 and retry_after is None:
         retries = math.inf  # limits are by the minute, and do not say how long they last
-    words = re.sub(CONTROL, " ", words.replace(JINAAI_API_KEY or "\0", "***"))[:200]
-    return EmbeddingError(f"the service answered {status} {response.reason}: {words}{asks}",
-                          status, retries, retry_after or 0)
+    words = f"{status} {response.reason}: {words}".replace(JINAAI_API_KEY or "\0", "***")
+    words = "the service answered " + re.sub(CONTROL, " ", words)[:200] + asks
+    return EmbeddingError(words, status, retries, retry_after or 0)
 
 # %% Step 2. Connect to TiDB
 TIDB_DATABASE_URL = os.getenv("TIDB_DATABASE_URL", "").strip()
@@ -241,8 +242,7 @@ def find_documents(engine: Engine, embedding: list[float], limit: int) -> list[t
 
 
 def create_vector_index(engine: Engine) -> None:
-    """Build an HNSW index, for a fast, approximate search. Raises DBAPIError without TiFlash."""
-    # TiDB answers when it is built: the URL's read_timeout has to be long enough.
+    """Build an HNSW index; the URL's read_timeout has to outlast it. Raises DBAPIError."""
     VectorAdaptor(engine).create_vector_index(
         Document.content_vec, DistanceMetric.COSINE, skip_existing=True)
 

@@ -15,9 +15,7 @@ from pathlib import Path
 import pymysql
 import pytest
 from jina_server import JinaServer
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "jina_ai_embeddings_demo.py"

@@ -23,7 +23,6 @@ WAYS = {  # each a list of cells
 def run_cells(tmp_path):
     """Run cells in a kernel that starts beside the script; return their outputs."""
     shutil.copy(SCRIPT, tmp_path)
-
     def run(cells):
         notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
         NotebookClient(notebook, timeout=60, kernel_name="python3",

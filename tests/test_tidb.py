@@ -1,7 +1,6 @@
 """The engine, TLS and the errors of a real TiDB, and of servers that are none."""
 
-import os
-import pwd
+import getpass
 import re
 import subprocess
 
@@ -16,7 +15,7 @@ from conftest import (
     tidb_process,
     which,
 )
-from sqlalchemy.engine import make_url
+from sqlalchemy import make_url
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_the_engine_checks_and_renews_its_connections_and_waits_a_bounded_time(d
     ({"database": "no_such_database"}, ("1049", "no_such_database")),
     ({"database": ""}, ("No database selected",))])
 def test_a_url_that_the_server_refuses_is_an_error(run_demo, real, tidb_server, changes, words):
-    url = make_url(tidb_server).set(**{"password": None, **changes})
+    url = make_url(tidb_server).set(**changes)
     done = run_demo(env=real(url.render_as_string(hide_password=False)))
     assert_one_line_error(done, *words)
     assert "secret" not in done.stderr
@@ -81,9 +80,8 @@ def user(tidb):
     """Return the URL of the test's database for a new user who has *privileges* on it."""
     database = make_url(tidb).database
     name = "u" + database[-12:]
-
     def create(privileges):
-        sql(tidb, f"CREATE USER IF NOT EXISTS '{name}'")
+        sql(tidb, f"CREATE USER '{name}'")
         sql(tidb, f"GRANT {privileges} ON {database}.* TO '{name}'")
         return make_url(tidb).set(username=name, password=None).render_as_string()
     yield create
@@ -129,8 +127,7 @@ def mariadb(tmp_path_factory):
     if not server or not install:
         missing("no MariaDB (Debian's package mariadb-server)")
     folder, port = tmp_path_factory.mktemp("mariadb"), free_port()
-    user = "--user=" + pwd.getpwuid(os.getuid()).pw_name
-    data = f"--datadir={folder / 'data'}"
+    user, data = f"--user={getpass.getuser()}", f"--datadir={folder / 'data'}"
     subprocess.run([install, "--no-defaults", user, "--auth-root-authentication-method=normal",
                     data], check=True, stdout=subprocess.DEVNULL)
     process = mysql_process(
@@ -173,11 +170,8 @@ def tls_url(server, query, host="localhost", user="root"):
 
 def cipher(demo, url):
     """Return the TLS cipher of the connection that the demo makes, "" without TLS."""
-    engine = demo.create_tidb_engine(url)
-    with engine.connect() as connection:
-        cipher = connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").fetchone()[1]
-    engine.dispose()
-    return cipher
+    with demo.create_tidb_engine(url).connect() as connection:
+        return connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").fetchone()[1]
 
 
 TIDB_CLOUD = "ssl_ca={0}/ca.pem&ssl_verify_cert=true&ssl_verify_identity=true"
@@ -214,16 +208,15 @@ def test_a_certificate_for_another_host_is_refused(run_demo, real, tls, verifyin
         "ssl_verify_identity=false", marks=pytest.mark.xfail(
             reason="PyMySQL takes the word false for a yes", strict=True))])
 def test_a_clear_no_connects_without_verification(demo, tls, query):
-    url = tls_url(tls, query, host="127.0.0.1")
-    assert bool(cipher(demo, url)) == ("ssl_disabled=true" not in query)
+    encrypted = cipher(demo, tls_url(tls, query, host="127.0.0.1")) != ""
+    assert encrypted == ("ssl_disabled=true" not in query)
 
 
 def test_without_a_ca_file_the_cas_are_certifis(demo, tls, monkeypatch):
     url = tls_url(tls, "ssl_verify_cert=true&ssl_verify_identity=true")
     with pytest.raises(demo.exc.DBAPIError, match="CERTIFICATE_VERIFY_FAILED"):
         cipher(demo, url)
-    certificates = str(tls.folder / "ca.pem")
-    monkeypatch.setattr(demo.requests.utils, "DEFAULT_CA_BUNDLE_PATH", certificates)
+    monkeypatch.setattr(demo.requests.utils, "DEFAULT_CA_BUNDLE_PATH", tls.folder / "ca.pem")
     assert cipher(demo, url)
 
 
@@ -334,5 +327,4 @@ def test_a_lost_connection_between_statements_is_replaced(jina_demo, engine_on_t
 def test_a_stored_text_is_looked_up_through_the_unique_index(jina_demo, engine_on_tidb, tidb):
     jina_demo.new_texts(engine_on_tidb, ["a", "b"])
     plan, = [plan for statement, _, plan in sent_to(tidb, "select") if " in (" in statement]
-    assert "Batch_Point_Get" in plan or "IndexRangeScan" in plan
-    assert "FullScan" not in plan
+    assert ("Batch_Point_Get" in plan or "IndexRangeScan" in plan) and "FullScan" not in plan
