@@ -164,7 +164,7 @@ def create_tidb_engine(url: str) -> Engine:
     # From the URL alone, ssl_ca would get lost, "on" be a no, and ssl_disabled=false a yes.
     asked = {name for name in query if str(query[name]).lower() not in ("false", "0", "no")}
     identity = not asked.isdisjoint(("ssl_verify_identity", "ssl_check_hostname"))
-    tls: dict[str, Any] = {"ssl_disabled": "ssl_disabled" in asked}
+    tls: dict[str, Any] = {"ssl_disabled": query.get("ssl_disabled") in ("true", "1", "yes")}
     if identity or "ssl_verify_cert" in asked:
         tls = {"ssl_ca": query.get("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH),
                "ssl_cert": query.get("ssl_cert"), "ssl_key": query.get("ssl_key"),
