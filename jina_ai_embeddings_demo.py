@@ -31,7 +31,7 @@ import urllib3
 from sqlalchemy import Column, Engine, Integer, String, create_engine, exc, make_url, select, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Session
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateTable
 from tidb_vector import DistanceMetric  # type: ignore[import-untyped]
 from tidb_vector.sqlalchemy import VectorAdaptor, VectorType  # type: ignore[import-untyped]
@@ -63,7 +63,6 @@ def generate_embeddings(text: str, patience: float = 120) -> list[float]:
 def embed_texts(texts: Sequence[str], task: str = "retrieval.passage",
                 patience: float = 120) -> list[list[float]]:
     """Return the embedding of each text, a list of 768 floats, in the order of *texts*.
-
     Models from v3 on are told the *task*. Raises EmbeddingError when refused, or when retries with
     up to *patience* seconds between them in all did not help; the answers' own time comes on top.
     """
@@ -153,7 +152,6 @@ TIDB_DATABASE_URL = os.getenv("TIDB_DATABASE_URL", "").strip()
 
 def create_tidb_engine(url: str) -> Engine:
     """Return an engine, which connects when it is first used. Raises ValueError for a wrong URL.
-
     After a fork, the child needs an engine of its own, or engine.dispose(close=False) at first.
     """
     if not re.fullmatch(r"mysql\+pymysql://([^@]*@)?(\[.+]|[\w.-]*)(:\d+)?(/[^@;]*)?", url):
@@ -164,11 +162,12 @@ def create_tidb_engine(url: str) -> Engine:
     # From the URL alone, ssl_ca would get lost, "on" be a no, and ssl_disabled=false a yes.
     asked = {name for name in query if str(query[name]).lower() not in ("false", "0", "no")}
     identity = not asked.isdisjoint(("ssl_verify_identity", "ssl_check_hostname"))
-    tls: dict[str, Any] = {"ssl_disabled": query.get("ssl_disabled") in ("true", "1", "yes")}
+    tls: dict[str, Any] = {"ssl_verify_identity": identity or None,
+                           "ssl_disabled": query.get("ssl_disabled") in ("true", "1", "yes")}
     if identity or "ssl_verify_cert" in asked:
-        tls = {"ssl_ca": query.get("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH),
-               "ssl_cert": query.get("ssl_cert"), "ssl_key": query.get("ssl_key"),
-               "ssl_verify_cert": True, "ssl_verify_identity": identity, "ssl_disabled": False}
+        tls.update(ssl_ca=query.get("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH),
+                   ssl_cert=query.get("ssl_cert"), ssl_key=query.get("ssl_key"),
+                   ssl_verify_cert=True, ssl_disabled=False)
     open(str(query.get("ssl_ca", os.devnull))).close()  # TLS would not name a missing file
     return create_engine(make_url(url).set(query=query), connect_args=tls, hide_parameters=True,
                          pool_recycle=300, pool_pre_ping=True)
@@ -267,7 +266,8 @@ def create_stand_in_engine() -> Engine:
     connection = sqlite3.connect(":memory:", check_same_thread=False)
     connection.create_function("VEC_COSINE_DISTANCE", 2, cosine_distance)
     connection.create_collation("utf8mb4_0900_bin", lambda a, b: (a > b) - (a < b))
-    return create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
+    return create_engine("sqlite://", creator=lambda: connection, poolclass=QueuePool,
+                         pool_size=1, max_overflow=0)  # one thread at a time
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:

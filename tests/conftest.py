@@ -112,14 +112,6 @@ def tidb_server(tmp_path_factory):
         server.kill()
 
 
-@pytest.fixture(scope="session")
-def tiflash(tmp_path_factory):
-    """A TiDB server, at `.url`, that can build vector indexes."""
-    server = tiflash_process(tmp_path_factory.mktemp("tiflash")).start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
 def tidb(tidb_server):
     """The URL of a TiDB database of the test's own."""

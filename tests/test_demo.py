@@ -320,9 +320,10 @@ def test_the_stand_in_finds_shared_words_in_chinese_and_japanese_too(demo, texts
     assert cosine_distance(question, near) < cosine_distance(question, far)
 
 
-def test_other_threads_use_the_stand_ins_database_too(demo):
+def test_threads_use_the_stand_ins_database_side_by_side(demo):
     engine = demo.create_stand_in_engine()
     demo.create_table(engine)
-    with ThreadPool(1) as another:
-        another.apply(demo.insert_documents, (engine, ["a"], [[1.0] * 768]))
-    assert demo.new_texts(engine, ["a", "b"]) == ["b"]
+    texts = [str(number) for number in range(100)]
+    with ThreadPool(4) as threads:
+        threads.map(lambda text: demo.insert_documents(engine, [text], [[1.0] * 768]), texts)
+        assert threads.map(lambda text: demo.new_texts(engine, [text]), texts) == [[]] * 100

@@ -204,9 +204,7 @@ def test_a_certificate_for_another_host_is_refused(run_demo, real, tls, verifyin
 
 @pytest.mark.parametrize("query", [
     "", "ssl_ca={}/other.pem&ssl_verify_cert=false", "ssl_ca={}/other.pem&ssl_verify_cert=0",
-    "ssl_verify_cert=no", "ssl_disabled=true", pytest.param(
-        "ssl_verify_identity=false", marks=pytest.mark.xfail(
-            reason="PyMySQL takes the word false for a yes", strict=True))])
+    "ssl_verify_cert=no", "ssl_disabled=true", "ssl_verify_identity=false"])
 def test_a_clear_no_connects_without_verification(demo, tls, query):
     encrypted = cipher(demo, tls_url(tls, query, host="127.0.0.1")) != ""
     assert encrypted == ("ssl_disabled=true" not in query)
