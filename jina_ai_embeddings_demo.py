@@ -37,7 +37,7 @@ from tidb_vector import DistanceMetric  # type: ignore[import-untyped]
 from tidb_vector.sqlalchemy import VectorAdaptor, VectorType  # type: ignore[import-untyped]
 
 # %% Step 1. Get embeddings from Jina AI
-with contextlib.suppress(OSError, ValueError):  # which connect shows; an import goes on
+with contextlib.suppress(OSError, ValueError):  # which connect() raises again
     dotenv.load_dotenv(encoding="utf-8-sig")
 JINAAI_API_KEY = (os.getenv("JINAAI_API_KEY") or os.getenv("JINA_API_KEY")
                   or os.getenv("JINA_AI_API_KEY") or os.getenv("JINAAI_APIKEY") or "").strip()
@@ -49,7 +49,7 @@ BATCH_SIZE = 512  # texts a request: the smallest limit in https://api.jina.ai/o
 
 
 class EmbeddingError(Exception):
-    """Why there is no embedding: the answer's *status*, 0 for none, and if *retries* may help."""
+    """Why there is no embedding: the answer's *status*, 0 for none, and the *retries* worth it."""
     def __init__(self, message: str, status: int = 0, retries: float = 0, retry_after: float = 0):
         super().__init__(message)
         self.status, self.retries, self.retry_after = status, retries, retry_after
@@ -152,8 +152,7 @@ TIDB_DATABASE_URL = os.getenv("TIDB_DATABASE_URL", "").strip()
 
 def create_tidb_engine(url: str) -> Engine:
     """Return an engine, which connects when it is first used. Raises ValueError for a wrong URL.
-    After a fork, the child needs an engine of its own, or engine.dispose(close=False) at first.
-    """
+    After a fork, the child needs an engine of its own, or engine.dispose(close=False) at first."""
     if not re.fullmatch(r"mysql\+pymysql://([^@]*@)?(\[.+]|[\w.-]*)(:\d+)?(/[^@;]*)?", url):
         raise ValueError("it must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
                          "with %40 for an @ in the password and & between options")
@@ -327,6 +326,7 @@ ADVICE = {  # by what an error says; the first that fits
 
 def main(run: Callable[[], None] = run_demo) -> None:
     """Run the demo, or *run*; an error ends in one line on stderr and SystemExit."""
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # no traceback after Ctrl-C
     if hasattr(sys.stdout, "reconfigure"):  # not a notebook's; some consoles lack some characters
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
