@@ -61,13 +61,6 @@ def run_own(run_demo):
 
 
 @pytest.fixture
-def on_both(jina, database_url):
-    """Settings of a real run on each of the two databases."""
-    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
-            "TIDB_DATABASE_URL": database_url}
-
-
-@pytest.fixture
 def on_tidb(jina, tidb):
     """Settings of a real run on TiDB."""
     return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url, "TIDB_DATABASE_URL": tidb}
@@ -104,10 +97,11 @@ def wait_until(condition, process, seconds=30):
 
 # Loading.
 
-def test_texts_are_stored_and_stdout_has_the_results_alone(run_own, on_both, jina, texts_file):
-    done = run_own("--texts", texts_file(numbered(5)), "--query", "number 3", env=on_both)
+def test_texts_are_stored_and_stdout_has_the_results_alone(
+        run_own, real_settings, jina, texts_file):
+    done = run_own("--texts", texts_file(numbered(5)), "--query", "number 3", env=real_settings)
     assert done.returncode == 0, done.stderr
-    database = "TiDB" if on_both["TIDB_DATABASE_URL"] else "In-Memory SQLite"
+    database = "TiDB" if real_settings["TIDB_DATABASE_URL"] else "In-Memory SQLite"
     assert re.sub("distance: .*", "distance: D", done.stdout) == (
         f"- Inserting Data to {database}...\n  - Stored: 5, already stored: 0\n"
         "- The Most Relevant Document and Its Distance to the Query:\n"
@@ -146,8 +140,8 @@ def test_any_systems_line_ends_and_a_byte_order_mark_are_read(own_texts, texts_f
     assert list(own_texts.read_batches(path)) == [["one", "two \u6587"]]
 
 
-def test_a_dash_reads_standard_input_and_a_last_line_needs_no_end(run_own, on_both, jina):
-    done = run_own("--texts", "-", input=b"\xef\xbb\xbfone\n\ntwo", env=on_both)
+def test_a_dash_reads_standard_input_and_a_last_line_needs_no_end(run_own, real_settings, jina):
+    done = run_own("--texts", "-", input=b"\xef\xbb\xbfone\n\ntwo", env=real_settings)
     assert done.returncode == 0 and jina.requests[1].texts == ["one", "two"]
 
 
@@ -218,9 +212,9 @@ def test_so_many_requests_run_at_a_time_and_one_batch_more_is_in_memory(
     assert max(most_running) == requests and max(most_held) == requests + 1
 
 
-def test_two_run_at_a_time_unless_told(run_own, on_both, jina, texts_file):
+def test_two_run_at_a_time_unless_told(run_own, real_settings, jina, texts_file):
     jina.latency = 0.3
-    run_own("--texts", texts_file(numbered(1500)), env=on_both)
+    run_own("--texts", texts_file(numbered(1500)), env=real_settings)
     assert jina.most_open == 2
 
 
@@ -264,14 +258,14 @@ def test_elsewhere_than_on_a_terminal_a_line_is_shown_every_ten_seconds_at_the_m
     assert "a limit (next try in 4 s)" in lines[0]
 
 
-def test_on_a_terminal_a_bar_tells_texts_speed_and_why_it_waits(on_both, jina, texts_file):
+def test_on_a_terminal_a_bar_tells_texts_speed_and_why_it_waits(real_settings, jina, texts_file):
     pytest.importorskip("tqdm")
     jina.faults = [None, status(429, {"Retry-After": "2"})]
     terminal, its_end = os.openpty()
     fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 200, 0, 0))
     process = subprocess.Popen(
         [sys.executable, str(EXAMPLE), "--texts", texts_file(numbered(600))],
-        env=demo_environment(on_both), stdout=subprocess.PIPE, stderr=its_end)
+        env=demo_environment(real_settings), stdout=subprocess.PIPE, stderr=its_end)
     os.close(its_end)
     shown = b""
     with contextlib.suppress(OSError):  # at its end
@@ -297,13 +291,13 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
 def test_a_bad_line_is_an_error_that_names_it_and_what_came_before_is_stored(
-        run_own, on_both, jina, bad):
-    done = run_own("--texts", "-", input=b"one\n\ntwo\nthree\n" + bad + b"\nsix", env=on_both)
+        run_own, real_settings, jina, bad):
+    done = run_own("--texts", "-", input=b"one\n\ntwo\nthree\n" + bad + b"\nsix", env=real_settings)
     done.stderr = done.stderr.decode()
     assert_one_line_error(done, "line 5 ", "UTF-8")
     assert [request.texts for request in jina.requests[1:]] == [["one", "two", "three"]]
-    if on_both["TIDB_DATABASE_URL"]:
-        assert sql(on_both["TIDB_DATABASE_URL"], COUNT) == [(3, 3)]
+    if real_settings["TIDB_DATABASE_URL"]:
+        assert sql(real_settings["TIDB_DATABASE_URL"], COUNT) == [(3, 3)]
 
 
 def test_a_missing_file_a_folder_and_an_unreadable_file_are_errors(run_own, tmp_path):
@@ -314,8 +308,8 @@ def test_a_missing_file_a_folder_and_an_unreadable_file_are_errors(run_own, tmp_
         assert_one_line_error(run_own("--texts", str(tmp_path / "locked")), "Permission denied")
 
 
-def test_asking_an_empty_table_is_an_error(run_own, on_both):
-    done = run_own("--texts", "-", "--query", "Where?", input="\n \n", env=on_both)
+def test_asking_an_empty_table_is_an_error(run_own, real_settings):
+    done = run_own("--texts", "-", "--query", "Where?", input="\n \n", env=real_settings)
     assert_one_line_error(done, "no text is stored", "--texts")
 
 
@@ -345,18 +339,18 @@ def test_a_model_that_fails_leaves_no_table(run_own, on_tidb):
     assert sql(on_tidb["TIDB_DATABASE_URL"], "SHOW TABLES") == []
 
 
-def test_a_console_without_a_character_does_not_stop_the_run(run_own, on_both):
+def test_a_console_without_a_character_does_not_stop_the_run(run_own, real_settings):
     done = run_own("--texts", "-", "--query", "x", input="\u6587 \U0001f600\n".encode(),
-                   env=dict(on_both, PYTHONIOENCODING="ascii"))
+                   env=dict(real_settings, PYTHONIOENCODING="ascii"))
     assert done.returncode == 0 and b"content: \\u6587 \\U0001f600" in done.stdout
 
 
 # Asking.
 
-def test_limit_finds_the_n_nearest_nearest_first(run_own, on_both, texts_file):
+def test_limit_finds_the_n_nearest_nearest_first(run_own, real_settings, texts_file):
     texts = ["red apple", "green apple", "red car", "blue sky"]
     done = run_own("--texts", texts_file(texts), "--query", "red apple", "--limit", "3",
-                   env=on_both)
+                   env=real_settings)
     title = "- The 3 Most Relevant Documents and Their Distances to the Query:\n"
     assert title in done.stdout
     found = re.findall(r"  - distance: (\S+)\n    content: (.*)\n", done.stdout)
@@ -365,7 +359,7 @@ def test_limit_finds_the_n_nearest_nearest_first(run_own, on_both, texts_file):
     assert [text for _, text in found] == [text for _, text in nearest]
     assert [float(distance) for distance, _ in found] == pytest.approx(
         [distance for distance, _ in nearest], abs=1e-6)
-    more = run_own("--texts", texts_file(texts), "--query", "red", "--limit", "50", env=on_both)
+    more = run_own("--texts", texts_file(texts), "--query", "a", "--limit", "9", env=real_settings)
     assert more.stdout.count("distance:") == 4
 
 
@@ -528,8 +522,8 @@ def test_a_build_that_fails_gives_tiflashs_reason_and_the_search_stays_exact(
     assert sql(env["TIDB_DATABASE_URL"], COUNT) == [(5, 5)]
 
 
-def test_without_tiflash_a_line_says_that_the_search_is_exact(run_own, on_both, texts_file):
-    done = run_own("--texts", texts_file("ab"), "--vector-index", "--query", "a", env=on_both)
+def test_without_tiflash_a_line_says_that_the_search_is_exact(run_own, real_settings, texts_file):
+    done = run_own("--texts", texts_file("ab"), "--vector-index", "--query", "a", env=real_settings)
     assert done.returncode == 0 and "    content: a\n" in done.stdout
     line, = [line for line in done.stderr.splitlines() if "no vector index" in line]
     assert "exact" in line

@@ -54,10 +54,11 @@ def test_an_option_that_cannot_be_used_is_an_error_that_tells_where_ca_files_are
 
 
 def test_the_engine_checks_and_renews_its_connections_and_waits_a_bounded_time(demo):
-    engine = demo.create_tidb_engine("mysql+pymysql://root@127.0.0.1:9/test?read_timeout=7")
+    for query, seconds in ("", [60, 60]), ("?read_timeout=7", [7, 60]):
+        engine = demo.create_tidb_engine("mysql+pymysql://root@127.0.0.1:9/test" + query)
+        options = engine.dialect.create_connect_args(engine.url)[1]
+        assert [options["read_timeout"], options["write_timeout"]] == seconds
     assert engine.pool._recycle == 300 and engine.pool._pre_ping and engine.hide_parameters
-    options = engine.dialect.create_connect_args(engine.url)[1]
-    assert options["read_timeout"] == 7 and options["write_timeout"] == 60
 
 
 # What a server answers.
