@@ -3,6 +3,7 @@
 import getpass
 import re
 import subprocess
+from multiprocessing.pool import ThreadPool
 
 import pytest
 import trustme
@@ -253,6 +254,12 @@ def sent_to(url, start):
     return sql(url, "SELECT digest_text, exec_count, plan FROM information_schema."
                     "statements_summary WHERE schema_name = DATABASE() AND digest_text LIKE :start",
                start=start + "%")
+
+
+def test_first_runs_at_once_create_one_table(demo, tidb):
+    with ThreadPool(8) as runs:
+        runs.map(lambda _: demo.create_table(demo.create_tidb_engine(tidb)), range(8))
+    assert len(sql(tidb, "SHOW TABLES")) == 1
 
 
 def test_the_table_is_the_tutorials(engine_on_tidb, tidb):
