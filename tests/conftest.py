@@ -168,6 +168,12 @@ def engine(jina_demo, database_url):
 
 
 @pytest.fixture
+def on_tidb(jina, tidb):
+    """The environment for a real run on TiDB."""
+    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url, "TIDB_DATABASE_URL": tidb}
+
+
+@pytest.fixture
 def real_settings(jina, database_url):
     """The environment for a real run: a key, the endpoint, and each of the two databases."""
     return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,

@@ -54,12 +54,6 @@ def store(demo, url, texts):
     engine.dispose()
 
 
-@pytest.fixture
-def on_tidb(jina, tidb):
-    """The environment for a real run on TiDB."""
-    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url, "TIDB_DATABASE_URL": tidb}
-
-
 # Runs.
 
 @pytest.mark.parametrize("settings", [

@@ -61,12 +61,6 @@ def run_own(run_demo):
 
 
 @pytest.fixture
-def on_tidb(jina, tidb):
-    """Settings of a real run on TiDB."""
-    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url, "TIDB_DATABASE_URL": tidb}
-
-
-@pytest.fixture
 def texts_file(tmp_path):
     """Write texts to a file; return its path."""
     def write(texts, end="\n", encoding="utf-8"):

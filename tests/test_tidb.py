@@ -4,6 +4,7 @@ import getpass
 import re
 import subprocess
 from multiprocessing.pool import ThreadPool
+from threading import Barrier
 
 import pytest
 import trustme
@@ -16,7 +17,7 @@ from conftest import (
     tidb_process,
     which,
 )
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 
 
 @pytest.fixture
@@ -256,9 +257,11 @@ def sent_to(url, start):
                start=start + "%")
 
 
-def test_first_runs_at_once_create_one_table(demo, tidb):
-    with ThreadPool(8) as runs:
-        runs.map(lambda _: demo.create_table(demo.create_tidb_engine(tidb)), range(8))
+def test_two_first_runs_at_once_create_one_table(demo, tidb):
+    engine, both = demo.create_tidb_engine(tidb), Barrier(2, timeout=10)
+    event.listen(engine, "after_cursor_execute", lambda *call: both.wait())  # after each look
+    with ThreadPool(2) as runs:
+        runs.map(demo.create_table, [engine, engine])
     assert len(sql(tidb, "SHOW TABLES")) == 1
 
 
