@@ -44,7 +44,7 @@ def read_batches(path: str) -> Iterator[list[str]]:
                 yield batch
                 raise ValueError(f"line {number} is not UTF-8 text; convert the file to UTF-8")
             texts = [line.rstrip("\n")] if line.strip() else []
-            if len(line) > 256:
+            if len(line.rstrip("\n")) > 255:
                 texts = textwrap.wrap(line, 255, expand_tabs=False, replace_whitespace=False,
                                       break_on_hyphens=False)
                 split += 1

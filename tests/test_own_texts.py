@@ -146,6 +146,8 @@ def test_a_long_line_is_split_at_spaces_and_no_word_is_lost(own_texts, texts_fil
     assert texts[0] == "short" and max(map(len, texts)) <= 255
     assert " ".join(texts[1:-2]).split(" ") == words
     assert [len(text) for text in texts[-2:]] == [255, 45]
+    [unended] = own_texts.read_batches(texts_file(["x" * 256], end=""))
+    assert [len(text) for text in unended] == [255, 1]
     assert "2 lines" in capsys.readouterr().err
 
 
