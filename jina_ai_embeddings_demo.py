@@ -303,8 +303,8 @@ def run_demo() -> None:
         rows: Any = session.query(Document.content, Document.content_vec.cosine_distance(question))
         for content, distance in rows.order_by(Document.id).limit(20):
             print(f"  - distance: {distance}\n    content: {content}")
-        if rows.count() > 20:
-            print(f"  ... and {rows.count() - 20} more")
+        if (more := rows.count() - 20) > 0:
+            print(f"  ... and {more} more")
     print("- The Most Relevant Document and Its Distance to the Query:")
     for content, distance in find_documents(engine, question, 1):
         print(f"  - distance: {distance}\n    content: {content}")
