@@ -3,14 +3,13 @@
 # dependencies = ["requests>=2.32.4", "python-dotenv>=1.0.1", "SQLAlchemy>=2.0.30,<3",
 #                 "PyMySQL>=1.2.0", "tidb-vector>=0.0.14"]
 # ///
-"""Semantic search with the Jina AI embeddings API and TiDB Vector Search, in five steps.
+"""Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
-It takes no options; the environment or a file .env sets JINAAI_API_KEY, TIDB_DATABASE_URL,
-JINAAI_MODEL and JINAAI_API_URL (see .env.example). For your own texts: examples/own_texts.py
+Settings, from the environment or .env: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL and
+JINAAI_API_URL (see .env.example). For texts of your own: examples/own_texts.py
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import math
@@ -22,129 +21,119 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import dotenv
 import requests
-import urllib3
-from sqlalchemy import Column, Engine, Integer, String, create_engine, exc, make_url, select, text
-from sqlalchemy.dialects import mysql
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy import Engine, String, create_engine, exc, func, inspect, make_url, select
+from sqlalchemy.dialects.mysql import dml
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateTable
 from tidb_vector import DistanceMetric  # type: ignore[import-untyped]
 from tidb_vector.sqlalchemy import VectorAdaptor, VectorType  # type: ignore[import-untyped]
 
-# %% Step 1. Get embeddings from Jina AI
-with contextlib.suppress(OSError, ValueError):  # which connect() raises again
+logger = logging.getLogger(__name__)
+try:
     dotenv.load_dotenv(encoding="utf-8-sig")
+except (OSError, ValueError) as problem:
+    logger.warning("cannot read .env: %s; save it as UTF-8", problem)
+
+# %% Step 1. Get embeddings from Jina AI
 JINAAI_API_KEY = (os.getenv("JINAAI_API_KEY") or os.getenv("JINA_API_KEY")
                   or os.getenv("JINA_AI_API_KEY") or os.getenv("JINAAI_APIKEY") or "").strip()
 JINAAI_API_URL = os.getenv("JINAAI_API_URL", "").strip() or "https://api.jina.ai/v1/embeddings"
 JINAAI_MODEL = os.getenv("JINAAI_MODEL", "").strip() or "jina-embeddings-v2-base-en"
-CONTROL = r"[\s\0-\x1f\x7f-\x9f]+"  # characters that have no place in a line of a log
-DIMENSIONS = 768  # of an embedding, and of the table's column
-BATCH_SIZE = 512  # texts a request: the smallest limit in https://api.jina.ai/openapi.json
+DIMENSIONS = 768  # of every embedding
+BATCH_SIZE = 512  # texts in a request, see https://api.jina.ai/openapi.json
+HTTP = requests.Session()  # keeps connections open; like an engine, one per process
 
 
 class EmbeddingError(Exception):
-    """Why there is no embedding: the answer's *status*, 0 for none, and the *retries* worth it."""
-    def __init__(self, message: str, status: int = 0, retries: float = 0, retry_after: float = 0):
+    """The same request may work after *retry_after* seconds: 0 is now, inf is never."""
+    def __init__(self, message: str, status: int = 0, retry_after: float = math.inf):
         super().__init__(message)
-        self.status, self.retries, self.retry_after = status, retries, retry_after
+        self.status, self.retry_after = status, retry_after  # status 0: no answer
 
 
-def generate_embeddings(text: str, patience: float = 120) -> list[float]:
+def generate_embeddings(text: str, patience: float = 75) -> list[float]:
     """Return the embedding of a question, a list of 768 floats; see embed_texts."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
-def embed_texts(texts: Sequence[str], task: str = "retrieval.passage",
-                patience: float = 120) -> list[list[float]]:
+def embed_texts(texts: list[str], task: str = "retrieval.passage",
+                patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, a list of 768 floats, in the order of *texts*.
-    Models from v3 on are told the *task*. Raises EmbeddingError when refused, or when retries with
-    up to *patience* seconds between them in all did not help; the answers' own time comes on top.
-    """
+    A request of up to 512 texts may take *patience* seconds with all its tries and waits; only
+    an answer that drips in takes longer. Models from v3 on use *task*. Raises EmbeddingError."""
     unique = list(dict.fromkeys(texts))
     embeddings: dict[str, list[float]] = {}
-    retries = 0
+    deadline, pause = time.monotonic() + patience, 1
     while len(embeddings) < len(unique):
         batch = unique[len(embeddings):len(embeddings) + BATCH_SIZE]
         try:
-            embeddings.update(zip(batch, request_embeddings(batch, task)))
-            retries = 0
+            embeddings.update(zip(batch, request_embeddings(batch, task, deadline)))
+            deadline, pause = time.monotonic() + patience, 1
         except EmbeddingError as error:
-            if retries >= error.retries or patience <= 0 or error.retry_after > min(patience, 90):
+            wait = error.retry_after or pause * random.uniform(0.5, 1)  # not all at once
+            if time.monotonic() + wait >= deadline:
                 raise
-            wait = min(patience, min(2 ** retries, 8) * random.uniform(0.5, 1))  # not all at once
-            wait = max(wait, error.retry_after)
-            logging.getLogger(__name__).warning("%s (next try in %.0f s)", error, wait)
+            logger.warning("%s (next try in %.0f s)", error, wait)
             time.sleep(wait)
-            retries, patience = retries + 1, patience - wait
+            pause = min(2 * pause, 15)
     return [embeddings[text] for text in texts]
 
 
-def request_embeddings(texts: list[str], task: str) -> list[list[float]]:
-    """Return the embeddings of *texts* from a single request. Raises EmbeddingError."""
-    headers = {"Content-Type": "application/json"}
-    if JINAAI_API_KEY:
-        headers["Authorization"] = f"Bearer {JINAAI_API_KEY}"
-    elif "//api.jina.ai/" in JINAAI_API_URL:
-        raise EmbeddingError("JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
-    if not (JINAAI_API_KEY.isascii() and JINAAI_API_KEY.isprintable()):  # requests would show it
-        raise EmbeddingError("JINAAI_API_KEY has a character that no key has; copy it again")
+def request_embeddings(texts: list[str], task: str, deadline: float) -> list[list[float]]:
+    """Return the embeddings of *texts* by one request."""
     data: dict[str, Any] = {"input": texts, "model": JINAAI_MODEL}
-    if re.match("jina-embeddings-v[3-9]", JINAAI_MODEL):  # v2 takes neither of these
+    if re.match("jina-embeddings-v[3-9]", JINAAI_MODEL):  # v2 takes neither
         data.update(task=task, dimensions=DIMENSIONS)
+    left = max(deadline - time.monotonic(), 1)
     try:
-        response = requests.post(
-            JINAAI_API_URL, headers=headers, json=data, timeout=(10, 60),  # connect, read: seconds
-            allow_redirects=False,  # the key is for this host alone
-            auth=lambda request: request)  # or a password in ~/.netrc would replace the key
-    except (OSError, ValueError) as error:  # those of requests, and a CA file that is missing
-        retries = 0 if isinstance(error, ValueError) or type(error) is OSError else 4
-        raise EmbeddingError(f"no answer ({type(error).__name__})", retries=retries) from error
+        response = HTTP.post(JINAAI_API_URL, json=data, timeout=(min(left, 10), min(left, 60)),
+                             auth=add_key, allow_redirects=False)  # for this host alone
+    except (OSError, TypeError, ValueError) as error:  # words may show the key
+        may_pass = isinstance(error, requests.RequestException) and not isinstance(
+            error, ValueError) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
+        raise EmbeddingError(
+            f"no answer ({type(error).__name__}); check the network, JINAAI_API_KEY, JINAAI_API_URL"
+            ", HTTPS_PROXY, REQUESTS_CA_BUNDLE", 0, 0 if may_pass else math.inf) from error
     return read_embeddings(response, len(texts))
 
 
+def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send the key, and no password of ~/.netrc."""
+    if JINAAI_API_KEY:
+        request.headers["Authorization"] = f"Bearer {JINAAI_API_KEY}"
+    elif "//api.jina.ai/" in JINAAI_API_URL:
+        raise EmbeddingError("JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
+    return request
+
+
 def read_embeddings(response: requests.Response, count: int) -> list[list[float]]:
-    """Return the *count* embeddings of an answer in the order of `index`. Raises EmbeddingError."""
-    if response.status_code != 200:
-        raise refusal(response)
-    try:
-        data = sorted(response.json()["data"], key=lambda item: item["index"])
-        embeddings = [item["embedding"] for item in data]
-        lengths = [math.hypot(*embedding) for embedding in embeddings]
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise refusal(response) from error
-    if [item["index"] for item in data] != list(range(count)):
-        raise EmbeddingError(f"{len(data)} embeddings, not one each for {count} texts", 200)
-    for embedding in embeddings:
-        if len(embedding) != DIMENSIONS:
-            raise EmbeddingError(f"{len(embedding)} dimensions, the table has {DIMENSIONS}", 200)
-    # TiDB computes in float32: beyond these bounds a distance is NULL, and sorts first.
-    if not all(1e-9 < length < 1e9 for length in lengths):
-        raise EmbeddingError("an embedding of zeros or not of finite numbers", 200)
-    return embeddings
-
-
-def refusal(response: requests.Response) -> EmbeddingError:
-    """Return the error for an answer without embeddings, in the service's own words."""
-    status, words, asks, retry_after = response.status_code, "no embeddings", "", None
-    retries: float = 4 if status in (200, 408, 429, 500, 502, 503, 504) else 0
-    with contextlib.suppress(OverflowError, ValueError, urllib3.exceptions.InvalidHeader):
-        retry_after = urllib3.Retry().get_retry_after(response.raw)
-        asks = f" (Retry-After: {retry_after:.0f} s)" if retry_after else ""
-    with contextlib.suppress(AttributeError, ValueError):
-        body = response.json()  # which fails for a proxy's page, and an answer that was cut off
-        retries = 0 if status == 200 else retries
-        words = body.get("detail") or body.get("message") or words
-    if status == 429 and retry_after is None:
-        retries = math.inf  # limits are by the minute, and do not say how long they last
-    words = f"{status} {response.reason}: {words}".replace(JINAAI_API_KEY or "\0", "***")
-    words = "the service answered " + re.sub(CONTROL, " ", words)[:200] + asks
-    return EmbeddingError(words, status, retries, retry_after or 0)
+    """Return the *count* embeddings of an answer, in the order of `index`."""
+    status, seconds = response.status_code, response.headers.get("Retry-After", "").strip()
+    words, wait = f"not {count} embeddings of {DIMENSIONS} dimensions", math.inf
+    advice = "check JINAAI_API_KEY, its balance, JINAAI_API_URL and JINAAI_MODEL"
+    if status in (408, 429, 500, 502, 503, 504):
+        wait = float(seconds) if seconds.isdecimal() else 0
+        advice = f"wait {wait:.0f} s" if wait else "wait a minute"
+    if status != 200:
+        words = response.text.replace(JINAAI_API_KEY or "\0", "***")
+    else:
+        try:
+            data = sorted(response.json()["data"], key=lambda item: item["index"])
+            shape = [(item["index"], len(item["embedding"])) for item in data]
+            # Beyond these, TiDB's float32 makes a distance NULL, which sorts first.
+            finite = all(1e-9 < math.hypot(*item["embedding"]) < 1e9 for item in data)
+            if finite and shape == [(i, DIMENSIONS) for i in range(count)]:
+                return [item["embedding"] for item in data]
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            wait = 0 if isinstance(error, ValueError) else math.inf  # cut off
+    raise EmbeddingError(f"the service answered {status}: {words[:200]!r}; {advice}", status, wait)
 
 # %% Step 2. Connect to TiDB
 TIDB_DATABASE_URL = os.getenv("TIDB_DATABASE_URL", "").strip()
@@ -152,23 +141,21 @@ TIDB_DATABASE_URL = os.getenv("TIDB_DATABASE_URL", "").strip()
 
 def create_tidb_engine(url: str) -> Engine:
     """Return an engine, which connects when it is first used. Raises ValueError for a wrong URL.
-    After a fork, the child needs an engine of its own, or engine.dispose(close=False) at first."""
-    if not re.fullmatch(r"mysql\+pymysql://([^@]*@)?(\[.+]|[\w.-]*)(:\d+)?(/[^@;]*)?", url):
-        raise ValueError("it must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
-                         "with %40 for an @ in the password and & between options")
-    # In seconds, unless the URL has others: PyMySQL alone would wait for a silent server for ever.
-    query = {"read_timeout": "60", "write_timeout": "60", **make_url(url).query}
-    # From the URL alone, ssl_ca would get lost, "on" be a no, and ssl_disabled=false a yes.
-    asked = {name for name in query if str(query[name]).lower() not in ("false", "0", "no")}
-    identity = not asked.isdisjoint(("ssl_verify_identity", "ssl_check_hostname"))
-    tls: dict[str, Any] = {"ssl_verify_identity": identity or None,
-                           "ssl_disabled": query.get("ssl_disabled") in ("true", "1", "yes")}
-    if identity or "ssl_verify_cert" in asked:
-        tls.update(ssl_ca=query.get("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH),
-                   ssl_cert=query.get("ssl_cert"), ssl_key=query.get("ssl_key"),
-                   ssl_verify_cert=True, ssl_disabled=False)
-    open(str(query.get("ssl_ca", os.devnull))).close()  # TLS would not name a missing file
-    return create_engine(make_url(url).set(query=query), connect_args=tls, hide_parameters=True,
+    With any ssl_ option, TLS verifies certificate and host name; with none, it does not."""
+    try:
+        parsed = make_url(url)
+        if parsed.drivername != "mysql+pymysql" or not parsed.database or url.count("@") > 1:
+            raise ValueError
+    except (ValueError, exc.ArgumentError):  # their words may show the password
+        raise ValueError("TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/"
+                         "DATABASE, with %40 for an @ in the password") from None
+    query = {"read_timeout": "60", "write_timeout": "60", **parsed.query}  # seconds
+    tls: dict[str, Any] = {name: query.pop(name) for name in parsed.query if "ssl" in name}
+    if tls or "ssl" in url.partition("?")[2].lower():  # even without a value
+        tls = {"ssl_ca": requests.utils.DEFAULT_CA_BUNDLE_PATH, **tls, "ssl_disabled": False,
+               "ssl_verify_cert": True, "ssl_verify_identity": True}
+        open(tls["ssl_ca"]).close()  # names a missing file
+    return create_engine(parsed.set(query=query), connect_args=tls, hide_parameters=True,
                          pool_recycle=300, pool_pre_ping=True)
 
 # %% Step 3. Define the table
@@ -178,29 +165,21 @@ class Base(DeclarativeBase):
 
 class Document(Base):
     __tablename__ = "jinaai_tidb_demo_documents"
-    __table_args__ = {"comment": JINAAI_MODEL}
-    id = Column(Integer, primary_key=True)
+    if JINAAI_MODEL != "jina-embeddings-v2-base-en":  # others do not compare
+        __tablename__ += "_" + re.sub("[^a-z0-9]", "_", JINAAI_MODEL)
+    id: Mapped[int] = mapped_column(primary_key=True)
     # Unique byte by byte: TiDB's other collations take "a " or "A" for "a".
-    content = Column(String(255, collation="utf8mb4_0900_bin"), nullable=False, unique=True)
-    # The tutorial's comment has no effect any more: create_vector_index makes the index.
-    content_vec: Column[Any] = Column(VectorType(dim=DIMENSIONS), comment="hnsw(distance=cosine)")
+    content: Mapped[str] = mapped_column(String(255, collation="utf8mb4_0900_bin"), unique=True)
+    content_vec: Mapped[list[float]] = mapped_column(
+        VectorType(dim=DIMENSIONS), comment="hnsw(distance=cosine)")  # has no effect
 
 
 def create_table(engine: Engine) -> None:
-    """Create the table unless it exists. Raises ValueError if its comment names another model."""
+    """Create the table unless it exists. Raises DBAPIError."""
     table = Base.metadata.tables[Document.__tablename__]
-    comment = text("SELECT table_comment FROM information_schema.tables "
-                   f"WHERE table_schema = DATABASE() AND table_name = '{table.name}'")
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":  # the stand-in, which is new
-            connection.execute(CreateTable(table))
-            return
-        if connection.scalar(comment) is None:  # who may not CREATE can use a table that exists
+    if not inspect(engine).has_table(table.name):  # needs no CREATE
+        with engine.begin() as connection:
             connection.execute(CreateTable(table, if_not_exists=True))
-        model = connection.scalar(comment) or "jina-embeddings-v2-base-en"
-    if model != JINAAI_MODEL:
-        raise ValueError(f"table {table.name} holds embeddings of {model}, not of {JINAAI_MODEL}: "
-                         f"set JINAAI_MODEL={model} or drop the table")
 
 # %% Step 4. Create embeddings and store them in TiDB
 TEXTS = [
@@ -211,57 +190,58 @@ TEXTS = [
 ]
 
 
-def new_texts(engine: Engine, texts: Sequence[str]) -> list[str]:
-    """Return those of *texts* that are not stored yet, each once, in their order."""
+def new_texts(engine: Engine, texts: list[str]) -> list[str]:
+    """Return each of *texts* that is not stored yet, once, in order."""
     with Session(engine) as session:
-        query: Any = select(Document.content).where(Document.content.in_(texts))
-        stored = set(session.scalars(query))
+        stored = set(session.scalars(select(Document.content).where(Document.content.in_(texts))))
     return [text for text in dict.fromkeys(texts) if text not in stored]
 
 
-def insert_documents(engine: Engine, texts: Sequence[str], embeddings: list[list[float]]) -> None:
-    """Store *texts* and their *embeddings*, 768 floats each, by one statement: all or none."""
-    rows = [{"content": text, "content_vec": embeddings[index]} for index, text in enumerate(texts)]
-    statement = mysql.insert(Document).values(rows)
-    if engine.dialect.name == "mysql":  # where another run may store the same text meanwhile
-        statement = statement.on_duplicate_key_update(id=Document.id)
+def insert_documents(engine: Engine, texts: list[str], embeddings: list[list[float]]) -> None:
+    """Store all *texts* with their *embeddings* or, on an error, none of them.
+    A stored text is left alone. Raises ValueError and DBAPIError."""
+    if len(texts) != sum(vector is not None for vector in embeddings):
+        raise ValueError("each text needs one embedding")
+    rows = [{"content": text, "content_vec": vector} for text, vector in zip(texts, embeddings)]
+    rows.sort(key=lambda row: str(row["content"]))  # or runs could deadlock
+    upsert = dml.insert(Document).on_duplicate_key_update(id=Document.id)
     if rows:
         with Session(engine) as session, session.begin():
-            session.execute(statement)
+            session.execute(upsert, rows)
 
 # %% Step 5. Search by cosine distance
 def find_documents(engine: Engine, embedding: list[float], limit: int) -> list[tuple[str, float]]:
     """Return the *limit* texts nearest to *embedding* and their cosine distances, 0 to 2."""
-    distance: Any = Document.content_vec.cosine_distance(embedding)
-    # A vector index serves ORDER BY distance with LIMIT; a WHERE or DESC would undo it.
+    distance = Document.content_vec.cosine_distance(embedding)
+    # A vector index serves ORDER BY with LIMIT; a WHERE or DESC would undo it.
     query = select(Document.content, distance).order_by(distance).limit(limit)
     with Session(engine) as session:
         return [(content, distance) for content, distance in session.execute(query)]
 
 
 def create_vector_index(engine: Engine) -> None:
-    """Build an HNSW index; the URL's read_timeout has to outlast it. Raises DBAPIError."""
+    """Build an HNSW index; the URL's read_timeout must outlast it. Raises DBAPIError."""
     VectorAdaptor(engine).create_vector_index(
         Document.content_vec, DistanceMetric.COSINE, skip_existing=True)
 
 # %% Without an account: stand-ins for Jina AI and TiDB
-def stand_in_embeddings(texts: Sequence[str], task: str = "") -> list[list[float]]:
-    """Return 768 floats of length 1 for each text, which count its words by their hashes."""
+def stand_in_embeddings(texts: list[str], *ignored: object) -> list[list[float]]:
+    """Return 768 floats for each text, which count its words by their hashes."""
     embeddings = []
     for content in texts:
-        # ASCII words, and any other character alone: Chinese and Japanese have no spaces.
+        # Chinese and Japanese have no spaces: each character is a word.
         words = re.findall(r"[a-z0-9]+|[^\x00-\x7f]", content.lower()) or [""]
         counts = Counter(zlib.crc32(word.encode()) % DIMENSIONS for word in words)
-        length = math.hypot(*counts.values())
-        embeddings.append([counts[index] / length for index in range(DIMENSIONS)])
+        embeddings.append([float(counts[i]) for i in range(DIMENSIONS)])
     return embeddings
 
 
 def create_stand_in_engine() -> Engine:
-    """Return an engine for an SQLite database in memory, which all threads share."""
+    """Return an engine for SQLite in memory, which threads share."""
     def cosine_distance(left: str, right: str) -> float:
         a, b = json.loads(left), json.loads(right)
         return 1 - sum(x * y for x, y in zip(a, b)) / (math.hypot(*a) * math.hypot(*b))
+    compiles(dml.OnDuplicateClause, "sqlite")(lambda *_, **__: "ON CONFLICT DO NOTHING")
     connection = sqlite3.connect(":memory:", check_same_thread=False)
     connection.create_function("VEC_COSINE_DISTANCE", 2, cosine_distance)
     connection.create_collation("utf8mb4_0900_bin", lambda a, b: (a > b) - (a < b))
@@ -270,81 +250,71 @@ def create_stand_in_engine() -> Engine:
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine and a function that embeds, or stand-ins for them, named on stderr."""
-    dotenv.load_dotenv(encoding="utf-8-sig")
-    embed: Callable[..., list[list[float]]] = embed_texts
-    if not (JINAAI_API_KEY or TIDB_DATABASE_URL) and "//api.jina.ai/" in JINAAI_API_URL:
-        embed = stand_in_embeddings
-        print("no JINAAI_API_KEY: a simple hash of the words replaces the embeddings; get a key "
-              "at https://jina.ai/embeddings/", file=sys.stderr)
-    if not TIDB_DATABASE_URL:
-        print("no TIDB_DATABASE_URL: SQLite in memory replaces TiDB", file=sys.stderr)
-        return create_stand_in_engine(), embed
-    try:
-        engine = create_tidb_engine(TIDB_DATABASE_URL)
-        engine.connect().close()
-    except (AttributeError, OSError, TypeError, ValueError) as error:  # PyMySQL's, of options
-        raise ValueError(f"TIDB_DATABASE_URL cannot be used: {error}") from error
-    return engine, embed
+    """Return an engine and a function that embeds, or stand-ins for them."""
+    if TIDB_DATABASE_URL:  # real embeddings only
+        return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
+    print("no TIDB_DATABASE_URL: SQLite in memory replaces TiDB", file=sys.stderr)
+    if JINAAI_API_KEY or "//api.jina.ai/" not in JINAAI_API_URL:
+        return create_stand_in_engine(), embed_texts
+    print("no JINAAI_API_KEY: a hash of the words replaces the embeddings; "
+          "see https://jina.ai/embeddings/", file=sys.stderr)
+    return create_stand_in_engine(), stand_in_embeddings
 
 # %% Run it
 def run_demo() -> None:
-    """Print what the tutorial prints. Raises what the five steps raise."""
+    """Print what the tutorial prints."""
     engine, embed = connect()
-    [question] = embed(["What is TiDB?"], "retrieval.query")  # before a table is for this model
+    [question] = embed(["What is TiDB?"], "retrieval.query")  # a wrong key leaves no table
     create_table(engine)
     print(f"- Inserting Data to {'TiDB' if TIDB_DATABASE_URL else 'In-Memory SQLite'}...")
     new = new_texts(engine, TEXTS)
-    insert_documents(engine, new, embed(new, "retrieval.passage"))
+    insert_documents(engine, new, embed(new))
     for content in TEXTS:
         print(f"  - {'Inserting' if content in new else 'Already stored'}: {content}")
     print("- List All Documents and Their Distances to the Query:")
+    distance = Document.content_vec.cosine_distance(question)
     with Session(engine) as session:
-        rows: Any = session.query(Document.content, Document.content_vec.cosine_distance(question))
-        for content, distance in rows.order_by(Document.id).limit(20):
+        rows = session.execute(select(Document.content, distance).order_by(Document.id).limit(20))
+        for content, distance in rows:
             print(f"  - distance: {distance}\n    content: {content}")
-        if (more := rows.count() - 20) > 0:
-            print(f"  ... and {more} more")
+        more = session.scalars(select(func.count(Document.id))).one() - 20
+    if more > 0:
+        print(f"  ... and {more} more")
     print("- The Most Relevant Document and Its Distance to the Query:")
     for content, distance in find_documents(engine, question, 1):
         print(f"  - distance: {distance}\n    content: {content}")
 
 
-ADVICE = {  # by what an error says; the first that fits
-    r"^\((1044|1142),": "the user needs SELECT, INSERT, UPDATE and, for a new table, CREATE",
-    r"^\((1064|1273|1305|4161),": "this is not TiDB, or older than 8.4",
-    r"^\(\d+,": "check TIDB_DATABASE_URL and run again to go on",
-    "^'utf-8' codec": "save .env as UTF-8",
-    "^TIDB_DATABASE_URL cannot": "correct it; ssl_ca is mostly /etc/ssl/cert.pem, "
-        "/etc/ssl/certs/ca-certificates.crt or /etc/pki/tls/certs/ca-bundle.crt",
-    "answered 40[123]": "check JINAAI_API_KEY and its balance",
-    "answered (408|429|5..)": "run again in 60 s, or when Retry-After is over",
-    "^the service|^an embedding|^\\d+ (dim|emb)": "check JINAAI_API_URL and JINAAI_MODEL",
-    "^no answer": "check the network, JINAAI_API_URL and, if set, HTTPS_PROXY, REQUESTS_CA_BUNDLE",
+ADVICE = {  # by how TiDB's error begins
+    ("(1044,", "(1142,"): "the user needs SELECT, INSERT, UPDATE and, for a new table, CREATE",
+    ("(1045,", "(1049,", "(2003,", "(2013,"): "check TIDB_DATABASE_URL and the network",
+    ("(1064,", "(1273,", "(1305,", "(4161,"): "this is not TiDB, or older than 8.4",
+    ("(1105, 'vector",): "take another table name or the old DIMENSIONS",
+    ("(1836,",): "TiDB is read-only now; run again later",
 }
 
 
 def main(run: Callable[[], None] = run_demo) -> None:
-    """Run the demo, or *run*; an error ends in one line on stderr and SystemExit."""
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # no traceback after Ctrl-C
-    if hasattr(sys.stdout, "reconfigure"):  # not a notebook's; some consoles lack some characters
+    """Run the demo, or *run*; an error is one line and SystemExit."""
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # quiet after Ctrl-C
+    if hasattr(sys.stdout, "reconfigure"):  # not a notebook's
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         run()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, head for example, has seen enough
+    except BrokenPipeError:  # of head, for example
         os._exit(141)
-    except (EmbeddingError, exc.SQLAlchemyError, OSError, RuntimeError, ValueError) as error:
-        message = str(getattr(error, "orig", error))
-        advice = [f"; {ADVICE[words]}" for words in ADVICE if re.search(words, message)]
-        print("error:", re.sub(CONTROL, " ", message[:400] + "".join(advice[:1])), file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        words = " ".join(str(getattr(error, "orig", error)).split())[:400]
+        if not isinstance(error, (EmbeddingError, ValueError, exc.DBAPIError)):
+            words = f"{type(error).__name__}: {words}"
+        advice = [ADVICE[start] for start in ADVICE if words.startswith(start)]
+        sys.exit("; ".join([f"error: {words}", *advice]))
 
 
 if __name__ == "__main__":
-    if sys.argv[0].endswith("jina_ai_embeddings_demo.py"):  # a kernel's arguments are its own
-        parser = argparse.ArgumentParser(description=__doc__)
-        if parser.parse_known_args()[1]:
-            parser.exit(2, "error: the demo takes no arguments; see examples/own_texts.py\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    if sys.argv[0].endswith("jina_ai_embeddings_demo.py") and parser.parse_known_args()[1]:
+        parser.exit(2, "error: there are no arguments; see examples/own_texts.py\n")
     main()
