@@ -1,27 +1,32 @@
 """Fixtures: the demo as a process and as a module, Jina AI's endpoint, and databases to run on."""
 
-import contextlib
+import getpass
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import types
 import uuid
-from pathlib import Path
 
-import pymysql
 import pytest
+import trustme
+from helpers import (
+    ROOT,
+    SCRIPT,
+    SETTINGS,
+    Clock,
+    demo_command,
+    demo_environment,
+    free_port,
+    missing,
+    mysql_process,
+    sql,
+    tidb_process,
+    which,
+)
 from jina_server import JinaServer
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import make_url
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "jina_ai_embeddings_demo.py"
-SETTINGS = ("JINAAI_API_KEY", "JINA_API_KEY", "JINA_AI_API_KEY", "JINAAI_APIKEY",
-            "TIDB_DATABASE_URL", "JINAAI_API_URL", "JINAAI_MODEL")
-sys.path.insert(0, str(ROOT))  # for the modules that import the demo
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT)]  # for the modules that import the demo
 
 
 def pytest_configure():
@@ -33,72 +38,13 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def missing(reason):
-    """Skip the test for *reason*, or fail where all servers have to be there."""
-    if os.environ.get("TESTS_NEED_SERVERS"):
-        pytest.fail(reason + ", and TESTS_NEED_SERVERS is set")
-    pytest.skip(reason)
-
-
-def free_port():
-    """Return a port of 127.0.0.1 that is free, as is the one after it."""
-    while True:
-        with contextlib.suppress(OSError, OverflowError), \
-                socket.socket() as one, socket.socket() as another:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            another.bind(("127.0.0.1", port + 1))
-            return port
-
-
-class Process:
-    """A server process that can be killed and started again on the same data and port."""
-
-    def __init__(self, command, log, ready, env=None):
-        self.command, self.log, self.ready, self.env = command, log, ready, env
-
-    def start(self):
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command, stdout=output, stderr=output, cwd=self.log.parent,
-                env={**os.environ, **(self.env or {})})
-        for _ in range(600):
-            with contextlib.suppress(Exception):
-                self.ready()
-                return self
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        raise RuntimeError(self.log.read_text(errors="replace")[-2000:])
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def mysql_process(command, folder, port):
-    """Return a server, not started yet, that speaks MySQL's protocol on *port*."""
-    server = Process(command, folder / "output.log", lambda: pymysql.connect(
-        host="127.0.0.1", port=port, user="root").close())
-    server.port, server.url = port, f"mysql+pymysql://root@127.0.0.1:{port}/test"
-    return server
-
-
-def tidb_process(folder, *options, port=None):
-    """Return a TiDB server, not started yet, that keeps its data in *folder*."""
-    return tiflash_process(
-        folder, "-store", "unistore", "-path", folder / "data", "-host", "127.0.0.1",
-        "-socket", "", "-report-status=false", "-L", "error", "-log-slow-query",
-        folder / "slow.log", *options, port=port, program="tidb-server")
-
-
-def tiflash_process(folder, *options, port=None, program="tidb-tiflash"):
-    """Return a TiDB server with a stand-in for TiFlash, not started yet, that keeps no data."""
-    binary, port = ROOT / "tests" / "servers" / "tidb" / program, port or free_port()
-    if not binary.exists():
-        missing(f"no {program}: build it as tests/servers/README.md says")
-    return mysql_process(
-        [binary, "-P", str(port), "-log-file", folder / "tidb.log", *options], folder, port)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Report skipped tests by their reasons alone: a line for each server that is missing."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        report.longrepr = ("tests", None, report.longrepr[2])
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +65,51 @@ def tidb(tidb_server):
     sql(tidb_server, "CREATE DATABASE " + name)
     yield make_url(tidb_server).set(database=name).render_as_string(hide_password=False)
     sql(tidb_server, "DROP DATABASE " + name)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """A TiDB server with a test CA's certificate for localhost, and the files in its `folder`."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority, other = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    other.cert_pem.write_to_path(folder / "other.pem")
+    for name in "localhost", "client":
+        authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(
+            folder / f"{name}.pem")
+    (folder / "tidb.toml").write_text(
+        f'[security]\nssl-ca = "{folder}/ca.pem"\n'
+        f'ssl-cert = "{folder}/localhost.pem"\nssl-key = "{folder}/localhost.pem"\n')
+    server = tidb_process(folder, "-config", folder / "tidb.toml").start()
+    server.folder = folder
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    """A TiDB server without TLS for one module."""
+    server = tidb_process(tmp_path_factory.mktemp("own")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def mariadb(tmp_path_factory):
+    """The URL of a MariaDB server, which takes MySQL's protocol and is no TiDB."""
+    server, install = which("mariadbd", "mysqld"), which("mariadb-install-db", "mysql_install_db")
+    if not server or not install:
+        missing("no MariaDB (Debian's package mariadb-server)")
+    folder, port = tmp_path_factory.mktemp("mariadb"), free_port()
+    user, data = f"--user={getpass.getuser()}", f"--datadir={folder / 'data'}"
+    subprocess.run([install, "--no-defaults", user, "--auth-root-authentication-method=normal",
+                    data], check=True, stdout=subprocess.DEVNULL)
+    process = mysql_process(
+        [server, "--no-defaults", user, data, f"--port={port}", "--bind-address=127.0.0.1",
+         "--skip-networking=0", f"--socket={folder / 'socket'}"], folder, port).start()
+    sql(process.url.replace("/test", "/mysql"), "CREATE DATABASE IF NOT EXISTS test")
+    yield process.url
+    process.kill()
 
 
 @pytest.fixture(params=["in-memory", "tidb"])
@@ -142,11 +133,16 @@ def jina(jina_server):
 
 @pytest.fixture
 def demo(monkeypatch):
-    """The demo as a module, which waits milliseconds between tries."""
+    """The demo as a module, whose waits are noted, not waited."""
     import jina_ai_embeddings_demo
-    quick = types.SimpleNamespace(uniform=lambda low, high: 0.001)
-    monkeypatch.setattr(jina_ai_embeddings_demo, "random", quick)
+    monkeypatch.setattr(jina_ai_embeddings_demo, "time", Clock())
     return jina_ai_embeddings_demo
+
+
+@pytest.fixture
+def waits(demo):
+    """The seconds that the demo has waited between tries."""
+    return demo.time.waits
 
 
 @pytest.fixture
@@ -180,16 +176,6 @@ def real_settings(jina, database_url):
             "TIDB_DATABASE_URL": database_url}
 
 
-def demo_command(*arguments, script=SCRIPT):
-    """The command line of the demo, or of another script."""
-    return [sys.executable, str(script), *arguments]
-
-
-def demo_environment(settings=None):
-    """An environment with no settings but *settings*."""
-    return {**os.environ, **dict.fromkeys(SETTINGS, ""), **(settings or {})}
-
-
 @pytest.fixture
 def run_demo(tmp_path):
     """Run a script as a user does: run_demo(*arguments, env=settings) -> its completed process."""
@@ -199,25 +185,3 @@ def run_demo(tmp_path):
             cwd=tmp_path, timeout=120, capture_output=True, text=not isinstance(input, bytes),
             **options)
     return run
-
-
-def assert_one_line_error(done, *words, status=1):
-    """Check that *done* ended as an error should: one line on stderr with *words* in it."""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("no ")]
-    assert done.returncode == status, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    for word in words:
-        assert word in lines[0]
-
-
-def sql(url, statement, **parameters):
-    """Return the rows of a statement."""
-    with create_engine(url, poolclass=NullPool).begin() as connection:
-        result = connection.execute(text(statement), parameters)
-        return [tuple(row) for row in result] if result.returns_rows else []
-
-
-def which(*names):
-    """Return the first program of these names."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
-    return next(filter(None, (shutil.which(name, path=path) for name in names)), None)

@@ -5,7 +5,7 @@ does, and answers the next ones with the faults that a test asks for.
         server.faults = [status(429, {"Retry-After": "1"}), drop]   # then it answers properly
         server.limit(tokens=1000, at_once=2)                        # as for a free key
         ... JINAAI_API_URL=server.url, JINAAI_API_KEY=server.key ...
-        server.requests                                             # what it was sent
+        server.requests, server.connections                         # what it was sent, by how many
 """
 
 import functools
@@ -14,9 +14,11 @@ import json
 import math
 import random
 import re
-import socket
+import ssl
+import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # What the service's published interface says of each model: its native dimensions, the fields it
@@ -64,17 +66,14 @@ def cosine_distance(a, b):
 
 def status(code, headers=None, body=None):
     """Answer with a status; the body has the service's form unless another one is given."""
-    def fault(handler, answer):
-        handler.reply(code, body if body is not None else {
-            "detail": f"test fault {code}", "code": "TEST", "request_id": "0"}, headers)
-    return fault
+    usual = {"detail": f"test fault {code}", "code": "TEST", "request_id": "0"}
+    content = usual if body is None else body
+    return lambda handler, answer: handler.reply(code, content, headers)
 
 
 def body(content, code=200, content_type="application/json"):
     """Answer with *content*: bytes as they are, anything else as JSON."""
-    def fault(handler, answer):
-        handler.reply(code, content, {"Content-Type": content_type})
-    return fault
+    return lambda handler, answer: handler.reply(code, content, {"Content-Type": content_type})
 
 
 def changed(change):
@@ -87,44 +86,50 @@ def changed(change):
 
 def drop(handler, answer):
     """Close the connection without an answer."""
-    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
 
 
 def hang(seconds):
     """Answer nothing for so long that the client gives up."""
-    def fault(handler, answer):
-        handler.server.owner.stopping.wait(seconds)
-    return fault
+    return lambda handler, answer: handler.server.owner.stopping.wait(seconds)
 
 
-def cut(handler, answer):
-    """Announce the whole answer, send half of it and close the connection."""
+def cut(handler, answer, announced=True):
+    """Send half of an answer whose whole length is *announced*, and close the connection."""
     content = json.dumps(answer).encode()
-    handler.start(200, len(content))
+    handler.start(200, len(content) if announced else None)
     handler.wfile.write(content[:len(content) // 2])
-    handler.wfile.flush()
-    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+half = functools.partial(cut, announced=False)
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer on an open connection takes 40 ms
     timeout = 60
+
+    def setup(self):
+        super().setup()
+        with self.server.owner.lock:
+            self.server.owner.connections += 1
 
     def do_POST(self):
         owner = self.server.owner
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with owner.lock:
-            owner.requests.append(Request(self.path, dict(self.headers), content))
+            owner.requests.append(types.SimpleNamespace(
+                path=self.path, headers=dict(self.headers), json=request, texts=request["input"]))
             fault = owner.faults.pop(0) if owner.faults else None
             owner.open += 1
             owner.most_open = max(owner.most_open, owner.open)
         try:
-            refusal, answer = self.check(content)
+            refusal, answer = self.check(request)
             admitted = fault is None and not refusal
             if admitted:
                 refusal = owner.over_limit(answer["usage"]["total_tokens"])
-            if owner.latency:
-                time.sleep(owner.latency)
+            time.sleep(owner.latency)
             if admitted and not refusal:
                 with owner.lock:
                     owner.busy -= 1
@@ -134,19 +139,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(*refusal)
             else:
                 self.reply(200, answer)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         finally:
             with owner.lock:
                 owner.open -= 1
-            if fault in (drop, cut):
-                self.close_connection = True
 
-    def check(self, content):
+    def check(self, request):
         """Return (what is refused, the proper answer)."""
         def refuse(code, detail, **more):
             return (code, dict({"detail": detail, "code": "TEST", "request_id": "0"}, **more)), None
-
         if self.path != "/v1/embeddings":
             return refuse(404, "Not Found")
         key = self.server.owner.key
@@ -154,21 +154,16 @@ class Handler(BaseHTTPRequestHandler):
             return refuse(401, "Invalid API key")
         if self.headers.get("Content-Type", "").split(";")[0] != "application/json":
             return refuse(415, "Unsupported media type")
-        try:
-            request = json.loads(content)
-        except ValueError:
-            return refuse(422, "Invalid JSON", errors=[])
-        model, texts = request.get("model"), request.get("input")
+        model, texts = request.get("model"), request["input"]
         if model not in MODELS:
             return refuse(400, f"Model '{model}' not found")
         native, fields, most = MODELS[model]
         for field in request:
             if field not in COMMON_FIELDS + fields:
                 return refuse(422, f"{model} does not take '{field}'", errors=[field])
-        if not isinstance(texts, list) or not texts or len(texts) > most:
-            return refuse(422, f"input takes 1 to {most} texts", errors=["input"])
-        if not all(isinstance(text, str) and text for text in texts):
-            return refuse(422, "input takes texts that are not empty", errors=["input"])
+        if not (isinstance(texts, list) and 0 < len(texts) <= most
+                and all(isinstance(text, str) and text for text in texts)):
+            return refuse(422, f"input takes 1 to {most} texts, none empty", errors=["input"])
         task, dimensions = request.get("task"), request.get("dimensions", native)
         if task is not None and task not in TASKS:
             return refuse(422, f"no task '{task}'", errors=["task"])
@@ -186,7 +181,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in dict({"Content-Type": "application/json"}, **(headers or {})).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
 
     def reply(self, code, content, headers=None):
@@ -199,36 +195,34 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Request:
-    """A request that the server got: `path`, `headers`, and `json` or `content`."""
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-    def __init__(self, path, headers, content):
-        self.path, self.headers, self.content = path, headers, content
-
-    @property
-    def json(self):
-        return json.loads(self.content)
-
-    @property
-    def texts(self):
-        return self.json["input"]
+    def handle_error(self, *connection):
+        if not isinstance(sys.exc_info()[1], OSError):  # a client that went, or that trusts no CA
+            super().handle_error(*connection)
 
 
 class JinaServer:
-    """The endpoint at `url`, which takes `key`, or any request while that is None."""
+    """The endpoint at `url`, which takes `key`, or any request while that is None.
+    With *tls*, a certificate that trustme issued for 127.0.0.1, it speaks HTTPS."""
 
     key = "jina_0123456789abcdef_test"
 
-    def __init__(self, latency=0.0, embed=embedding_of):
-        self.embed, self.open, self.busy = embed, 0, 0
+    def __init__(self, tls=None):
+        self.tls, self.embed, self.open, self.busy = tls, embedding_of, 0, 0
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.reset()
-        self.latency = latency
 
     def __enter__(self):
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads, self.server.owner = True, self
-        self.base_url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server.owner, scheme = self, "http"
+        if self.tls:
+            context, scheme = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "https"
+            self.tls.configure_cert(context)
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False)
+        self.base_url = f"{scheme}://127.0.0.1:{self.server.server_address[1]}"
         self.url = self.base_url + "/v1/embeddings"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -244,20 +238,20 @@ class JinaServer:
         while self.open:
             time.sleep(0.01)
         self.stopping.clear()
-        self.requests, self.faults, self.latency, self.most_open = [], [], 0.0, 0
-        self.key = JinaServer.key
+        self.requests, self.faults, self.latency = [], [], 0.0
+        self.most_open, self.connections, self.key = 0, 0, JinaServer.key
         self.limit()
 
-    def limit(self, tokens=math.inf, requests=math.inf, at_once=math.inf, minute=60.0):
-        """Refuse more *tokens* (words) or *requests* in any *minute* seconds, or *at_once*."""
-        self.limits, self.answered = (tokens, requests, at_once, minute), []
+    def limit(self, tokens=math.inf, requests=math.inf, at_once=math.inf, clock=time):
+        """Refuse more *tokens* (words) or *requests* in any minute of *clock*, or *at_once*."""
+        self.limits, self.answered, self.clock = (tokens, requests, at_once), [], clock
 
     def over_limit(self, tokens):
         """Admit a request of *tokens*, or return the refusal of the limit that it is beyond."""
-        most_tokens, most_requests, at_once, minute = self.limits
-        now = time.monotonic()
+        most_tokens, most_requests, at_once = self.limits
+        now = self.clock.monotonic()
         with self.lock:
-            self.answered = [past for past in self.answered if past[0] > now - minute]
+            self.answered = [past for past in self.answered if past[0] > now - 60]
             beyond = {"CONCURRENCY": self.busy >= at_once,
                       "REQUEST": len(self.answered) >= most_requests,
                       "TOKEN": sum(past[1] for past in self.answered) + tokens > most_tokens}

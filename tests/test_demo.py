@@ -6,19 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing.pool import ThreadPool
 
 import pytest
-from conftest import (
-    ROOT,
-    SCRIPT,
-    SETTINGS,
-    assert_one_line_error,
-    demo_command,
-    demo_environment,
-    sql,
-)
+from helpers import ROOT, SCRIPT, SETTINGS, assert_one_line_error, demo_environment, sql
 from jina_server import JinaServer, cosine_distance, drop, embedding_of, hang, status
 
 QUESTION = "What is TiDB?"
@@ -28,6 +19,7 @@ JINA_TEXT, TIDB_TEXT = TEXTS = (
     "TiDB is an open-source MySQL-compatible database that supports Hybrid Transactional and "
     "Analytical Processing (HTAP) workloads.")
 STORED = "SELECT content FROM jinaai_tidb_demo_documents ORDER BY id"
+HTTPS = {"JINAAI_API_URL": "https://127.0.0.1:9/v1"}
 
 
 def tutorial_output(database="In-Memory SQLite", verb="Inserting"):
@@ -54,16 +46,14 @@ def store(demo, url, texts):
     engine.dispose()
 
 
-# Runs.
-
 @pytest.mark.parametrize("settings", [
     {}, {"JINAAI_API_KEY": " \n", "TIDB_DATABASE_URL": "  ", "JINAAI_API_URL": " "}])
 def test_without_settings_the_stand_ins_print_the_tutorials_output(run_demo, settings):
     done = run_demo(env=settings)
     assert done.returncode == 0 and without_distances(done.stdout) == tutorial_output()
-    no_key, no_url = done.stderr.splitlines()
-    assert no_key.startswith("no JINAAI_API_KEY: ") and "https://jina.ai/embeddings/" in no_key
+    no_url, no_key = done.stderr.splitlines()
     assert no_url.startswith("no TIDB_DATABASE_URL: ") and "SQLite" in no_url
+    assert no_key.startswith("no JINAAI_API_KEY: ") and "https://jina.ai/embeddings/" in no_key
 
 
 def test_a_tidb_url_without_a_key_is_an_error_and_stores_nothing(run_demo, tidb):
@@ -87,10 +77,6 @@ def test_a_real_run_prints_the_tutorials_output_with_the_distances_of_the_embedd
     assert [request.json for request in jina.requests] == [
         {"input": [QUESTION], "model": "jina-embeddings-v2-base-en"},
         {"input": [*TEXTS], "model": "jina-embeddings-v2-base-en"}]
-    for request in jina.requests:
-        assert request.path == "/v1/embeddings"
-        assert request.headers.get("Authorization") == (f"Bearer {key}" if key else None)
-        assert request.headers["Content-Type"] == "application/json"
 
 
 def test_running_again_embeds_only_the_question_and_stores_nothing_twice(run_demo, jina, on_tidb):
@@ -107,7 +93,7 @@ def test_the_list_of_all_documents_stops_at_20_and_says_how_many_more_there_are(
     output = run_demo(env=on_tidb).stdout
     listed = output[output.index("- List All"):output.index("- The Most Relevant")]
     assert listed.count("distance:") == 20
-    assert listed.endswith("    content: text 19\n  ... and 3 more\n")
+    assert listed.endswith("    content: text 8\n  ... and 3 more\n")  # they were stored sorted
     assert output.endswith(f"content: {TIDB_TEXT}\n")
 
 
@@ -129,6 +115,7 @@ def run_below_env_file(folder, content, *command, **settings):
     (folder / "elsewhere" / ".env").write_text("JINAAI_API_KEY=wrong\n")
     (folder / ".env").write_bytes(content)
     script = shutil.copy(SCRIPT, folder / "code")
+    (folder / "code" / "program.py").write_text("import jina_ai_embeddings_demo")
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return subprocess.run(
         [sys.executable, *(command or [script])], cwd=folder / "elsewhere", capture_output=True,
@@ -145,11 +132,14 @@ def test_settings_are_the_environments_or_those_of_an_env_file_above_the_script(
     assert len(jina.requests) == 2
 
 
-def test_an_env_file_that_is_not_utf8_is_an_error_of_a_run_but_not_of_an_import(tmp_path):
-    content, code = "A=1".encode("utf-16"), "import jina_ai_embeddings_demo; print('imported')"
-    assert_one_line_error(run_below_env_file(tmp_path, content), ".env", "UTF-8")
-    done = run_below_env_file(tmp_path, content, "-c", code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "imported\n", "")
+@pytest.mark.parametrize("program, output", [
+    ("jina_ai_embeddings_demo.py", tutorial_output()), ("program.py", "")])
+def test_an_env_file_that_is_not_utf8_is_a_warning_and_a_run_or_an_import_goes_on(
+        tmp_path, program, output):
+    done = run_below_env_file(tmp_path, "A=1".encode("utf-16"), tmp_path / "code" / program)
+    assert (done.returncode, without_distances(done.stdout)) == (0, output)
+    warning, *others = done.stderr.splitlines()
+    assert ".env" in warning and "UTF-8" in warning and len(others) == (2 if output else 0)
 
 
 def test_the_env_example_names_every_setting():
@@ -176,42 +166,14 @@ def test_help_names_the_settings_and_the_script_with_options(run_demo):
 # What goes wrong is told in one line.
 
 @pytest.mark.parametrize("wrong", [
-    *({"JINAAI_API_KEY": key} for key in ("jina\nkey", "jina_kéy…", "jina_\u200bkey", "키")),
-    *({"JINAAI_API_URL": url} for url in ("nonsense", "ftp://127.0.0.1/v1", "http://",
-                                          "http://[::1", "http://" + "a" * 70 + ".b/")),
-    {"REQUESTS_CA_BUNDLE": "/no/such/file"}, {"HTTPS_PROXY": "socks5://user:a-key@127.0.0.1:9"}])
-def test_a_setting_that_cannot_be_used_is_named_at_once_and_no_key_shown(run_demo, wrong):
-    settings = {"JINAAI_API_KEY": "a-key", "JINAAI_API_URL": "https://127.0.0.1:9/v1", **wrong}
-    started = time.monotonic()
-    done = run_demo(env=settings)
+    {"JINAAI_API_KEY": "a-key\n-"}, {"JINAAI_API_KEY": "키"}, {"JINAAI_API_URL": "nonsense"},
+    {"TIDB_DATABASE_URL": "mysql+pymysql://root:secret@[::1/test"},
+    {**HTTPS, "REQUESTS_CA_BUNDLE": "/no/such/file"}, *(
+        {**HTTPS, "HTTPS_PROXY": url} for url in ("socks5://u:secret@host", "http://u:secret@"))])
+def test_a_setting_that_cannot_be_used_is_named_and_no_key_or_password_shown(run_demo, jina, wrong):
+    done = run_demo(env={"JINAAI_API_KEY": "a-key", "JINAAI_API_URL": jina.url, **wrong})
     assert_one_line_error(done, *wrong)
-    assert settings["JINAAI_API_KEY"] not in done.stderr and "a-key" not in done.stderr
-    assert time.monotonic() - started < 5
-
-
-@pytest.mark.parametrize("code, says, advice", [
-    (401, "Invalid API key", "check JINAAI_API_KEY"),
-    (401, "no such key:\n{key}", "no such key: ***"),
-    (403, "Insufficient account balance", "check JINAAI_API_KEY and its balance"),
-    (429, "Rate limit exceeded", "(Retry-After: 100 s); run again"),
-    (503, "Service unavailable", "(Retry-After: 100 s); run again"),
-    (400, "No such model", "check JINAAI_API_URL and JINAAI_MODEL")])
-def test_a_refusal_says_what_the_service_says_and_what_to_do(
-        run_demo, real_settings, jina, code, says, advice):
-    headers = {"Retry-After": "100"} if code in (429, 503) else {}
-    jina.faults = [status(code, headers, {"detail": says.format(key=jina.key)})]
-    done = run_demo(env=real_settings)
-    assert_one_line_error(done, str(code), says.partition(":")[0], advice)
-    assert jina.key not in done.stderr and done.stdout == "" and len(jina.requests) == 1
-
-
-def test_a_refused_connection_names_what_to_check(jina_demo, capsys, monkeypatch):
-    monkeypatch.setattr(jina_demo, "JINAAI_API_URL", "http://127.0.0.1:9/v1/embeddings")
-    with pytest.raises(SystemExit, match="1"):
-        jina_demo.main()
-    error = capsys.readouterr().err.splitlines()[-1]
-    for word in "network", "JINAAI_API_URL", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE":
-        assert word in error
+    assert not re.search("a-key|secret|키", done.stderr)
 
 
 def test_a_wait_before_another_try_is_told(run_demo, real_settings, jina):
@@ -221,28 +183,25 @@ def test_a_wait_before_another_try_is_told(run_demo, real_settings, jina):
     assert done.returncode == 0 and len(lines) == 2 and len(jina.requests) == 4
     assert "no answer" in lines[0] and "503" in lines[1]
     for line in lines:
-        assert re.search(r"\(next try in \d s\)$", line) and "run again" not in line
+        assert re.search(r"\(next try in \d s\)$", line)
 
 
-def test_a_key_or_a_model_that_fails_leaves_no_table_and_the_next_run_works(run_demo, on_tidb):
-    for wrong, told in ({"JINAAI_API_KEY": "wrong"}, "401"), (
-            {"JINAAI_MODEL": "jina-embeddings-v2-small-en"}, "512 dimensions, the table has 768"):
-        done = run_demo(env={**on_tidb, **wrong})
-        assert_one_line_error(done, told, *wrong)
-        assert done.stdout == "" and sql(on_tidb["TIDB_DATABASE_URL"], "SHOW TABLES") == []
-    assert run_demo(env=on_tidb).returncode == 0
-
-
-def test_an_error_leaves_the_table_as_it_was_and_the_next_run_completes(run_demo, on_tidb, jina):
-    jina.faults = [None, status(200, body={"data": []})]
-    assert_one_line_error(run_demo(env=on_tidb), "0 embeddings", "2 texts")
-    assert sql(on_tidb["TIDB_DATABASE_URL"], STORED) == []
-    assert run_demo(env=on_tidb).returncode == 0
+@pytest.mark.parametrize("wrong, faults, told, tables", [
+    ({"JINAAI_API_KEY": "wrong"}, [], "JINAAI_API_KEY", 0),
+    ({"JINAAI_MODEL": "jina-embeddings-v2-small-en"}, [], "JINAAI_MODEL", 0),
+    ({}, [None, status(200, body={"data": []})], "not 2 embeddings of 768 dimensions", 1)])
+def test_a_run_that_fails_stores_nothing_and_the_next_one_works(
+        run_demo, on_tidb, jina, wrong, faults, told, tables):
+    jina.faults = list(faults)
+    assert_one_line_error(run_demo(env={**on_tidb, **wrong}), told)
+    assert len(sql(on_tidb["TIDB_DATABASE_URL"], "SHOW TABLES")) == tables
+    done = run_demo(env=on_tidb)
+    assert without_distances(done.stdout) == tutorial_output("TiDB") and done.stderr == ""
 
 
 def start(settings):
     """Start the demo; return its process when it has printed a line."""
-    process = subprocess.Popen(demo_command(), env=demo_environment(settings),
+    process = subprocess.Popen([sys.executable, SCRIPT], env=demo_environment(settings),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline().startswith("- Inserting Data")
     return process
@@ -277,41 +236,38 @@ def test_texts_are_stored_once_and_found(jina_demo, engine):
     jina_demo.insert_documents(engine, texts, jina_demo.embed_texts(texts))
     (nearest, distance), (_, farther) = jina_demo.find_documents(engine, embedding_of("text 7"), 2)
     assert nearest == "text 7" and distance == pytest.approx(0, abs=1e-6) and farther > distance
+    jina_demo.insert_documents(engine, [], [])
     assert jina_demo.new_texts(engine, ["d", *texts, "a", "d", "c"]) == ["d", "a", "c"]
 
 
-def test_an_empty_list_stores_nothing(jina_demo, engine):
-    jina_demo.insert_documents(engine, [], [])
-    assert jina_demo.find_documents(engine, [1.0] * 768, 5) == []
+ONES, TWOS = [1.0] * 768, [1.0, 2.0] * 384
 
 
-@pytest.mark.parametrize("texts, embeddings", [(["a", "too few"], 1), (["a", None], 2)])
+@pytest.mark.parametrize("texts, embeddings", [
+    (["a", "b"], [ONES]), (["a"], [ONES, ONES]), (["a", None], [ONES] * 2),
+    (["a", "b"], [ONES, None]), ([*"abcdefg"] * 99, [ONES] * 692 + [[1.0] * 3])])
 def test_texts_that_cannot_all_be_stored_are_not_stored_at_all(
         jina_demo, engine, texts, embeddings):
-    with pytest.raises((IndexError, jina_demo.exc.SQLAlchemyError)):
-        jina_demo.insert_documents(engine, texts, [[1.0] * 768] * embeddings)
+    with pytest.raises((TypeError, ValueError, jina_demo.exc.SQLAlchemyError)):
+        jina_demo.insert_documents(engine, texts, embeddings)
     assert jina_demo.new_texts(engine, ["a"]) == ["a"]
 
 
-def test_the_stand_in_vectors_are_the_same_in_every_run_and_version(demo):
-    vector, = demo.stand_in_embeddings([QUESTION])
+def test_a_text_that_is_stored_already_is_left_alone(jina_demo, engine):
+    jina_demo.insert_documents(engine, ["a"], [ONES])
+    jina_demo.create_table(engine)
+    jina_demo.insert_documents(engine, ["b", "a", "b"], [TWOS, TWOS, ONES])
+    assert jina_demo.find_documents(engine, ONES, 5) == [
+        ("a", pytest.approx(0, abs=1e-6)), ("b", pytest.approx(cosine_distance(ONES, TWOS)))]
+
+
+@pytest.mark.parametrize("content, counts", [
+    (QUESTION + " TiDB!", {175: 2, 354: 1, 407: 1}), ("", {0: 1}), ("?!", {0: 1}), ("\0", {0: 1}),
+    ("a " * 99, {579: 99}), ("\U0001f600", {580: 1}), ("\u6570\u636e", {233: 1, 467: 1})])
+def test_a_stand_in_vector_counts_the_words_and_is_the_same_everywhere(demo, content, counts):
+    vector, = demo.stand_in_embeddings([content], "retrieval.query", 75)
     assert len(vector) == 768
-    assert {index: number for index, number in enumerate(vector) if number} == dict.fromkeys(
-        [175, 354, 407], pytest.approx(3 ** -0.5))
-
-
-@pytest.mark.parametrize("content", ["", " ", "?!", "\U0001f600", "data", "\u6570\u636e",
-                                     "\0", "a " * 99])
-def test_a_stand_in_vector_has_length_1_whatever_the_text(demo, content):
-    vector, = demo.stand_in_embeddings([content])
-    assert sum(number ** 2 for number in vector) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("texts", [["TiDB 是什么？", "TiDB 是数据库", "向量模型"],
-                                   ["猫はどこ", "猫は庭にいる", "犬と家"]])
-def test_the_stand_in_finds_shared_words_in_chinese_and_japanese_too(demo, texts):
-    question, near, far = demo.stand_in_embeddings(texts)
-    assert cosine_distance(question, near) < cosine_distance(question, far)
+    assert {index: number for index, number in enumerate(vector) if number} == counts
 
 
 def test_threads_use_the_stand_ins_database_side_by_side(demo):
