@@ -11,145 +11,135 @@ The settings are those of jina_ai_embeddings_demo.py, whose functions this calls
 
 import argparse
 import contextlib
-import logging
+import os
 import re
 import sys
-import textwrap
-import time
-from collections import deque
-from collections.abc import Iterator
-from multiprocessing.pool import ThreadPool
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from queue import Empty, Queue
+from threading import Lock, Thread
+from typing import Any, TextIO
 
-from sqlalchemy import Engine, event, make_url
-from sqlalchemy.exc import DBAPIError
+from command_line import Parser, Progress
+from sqlalchemy import Engine
+from vector_index import build_index, explain_search
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 
+CHARACTERS = 50_000  # in a request: of Chinese, half the tokens that a free key has in a minute
+PATIENCE = 3600  # seconds for a request, since nobody waits beside a load
+
 
 # %% Read the texts
-def read_batches(path: str) -> Iterator[list[str]]:
-    """Yield the texts of a UTF-8 file ("-": standard input), demo.BATCH_SIZE at a time.
-
-    A line is a text, or several if it is longer than 255 characters. Raises OSError for the file,
-    and, when all before it is yielded, ValueError for a line that is no text.
-    """
-    batch: list[str] = []
-    split = 0
-    with open(0 if path == "-" else path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if re.search("[\0\ud800-\udfff]", line):  # surrogates stand for wrong bytes
+def read_batches(file: TextIO, count: Counter[str]) -> Iterator[dict[str, int]]:
+    """Yield the texts of a file with their lines, each text once, for a request at a time.
+    Raises ValueError for a line that is no UTF-8 text, when all before it is yielded."""
+    seen: set[str] = set()
+    batch: dict[str, int] = {}
+    number, characters = 1, 0
+    for line in iter(lambda: file.readline(100_000_000), ""):  # a device may not end a line
+        if re.search("[\0\ud800-\udfff]", line):  # surrogates stand for wrong bytes
+            yield batch
+            raise ValueError(f"line {number} is not UTF-8 text; convert the file to UTF-8")
+        texts = split_line(line.rstrip("\n"))
+        count["lines split"] += len(texts) > 1
+        for text in texts:
+            if len(batch) == demo.BATCH_SIZE or characters + len(text) > CHARACTERS:
                 yield batch
-                raise ValueError(f"line {number} is not UTF-8 text; convert the file to UTF-8")
-            texts = [line.rstrip("\n")] if line.strip() else []
-            if len(line.rstrip("\n")) > 255:
-                texts = textwrap.wrap(line, 255, expand_tabs=False, replace_whitespace=False,
-                                      break_on_hyphens=False)
-                split += 1
-            batch += texts
-            while len(batch) >= demo.BATCH_SIZE:
-                yield batch[:demo.BATCH_SIZE]
-                batch = batch[demo.BATCH_SIZE:]
+                batch, characters = {}, 0
+            if text in seen:
+                count["repeated in the file"] += 1
+            else:
+                seen.add(text)
+                batch[text] = number
+                characters += len(text)
+        number += line.endswith("\n")
     yield batch
-    if split:
-        print(f"{split} lines of more than 255 characters were split", file=sys.stderr)
+
+
+def split_line(line: str) -> list[str]:
+    """Return the texts of a line: none, one, or pieces of up to 255 characters, cut at spaces."""
+    if len(line) <= 255:
+        return [line] if line.strip() else []
+    return [text.rstrip() for text in re.findall(r"\S.{0,254}(?!\S)|\S{255}", line)]
 
 # %% Embed and store them
-class Progress(logging.Handler):
-    """Shows how many texts are done and why a request waits: a bar, or a line every 10 seconds."""
-    def __init__(self) -> None:
-        super().__init__()
-        self.bar: Any = None
-        with contextlib.suppress(ImportError):  # lines will do
-            from tqdm import tqdm  # type: ignore[import-untyped]
-            self.bar = tqdm(unit=" texts") if sys.stderr.isatty() else None
-        self.done, self.why, self.started = 0, "", time.monotonic()
-        self.shown = self.started
+def embed_batches(batches: Iterator[dict[str, int]], embed: Callable[..., Any], requests: int,
+                  tick: Callable[[], None]) -> Iterator[tuple[list[str], Any]]:
+    """Yield each batch of texts with its embeddings when these arrive.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.why = record.getMessage()  # what the demo logs when a request has to wait
+    So many *requests* run at a time, and *tick* is called while they do. After an error no other
+    batch is asked for; those on their way are yielded before the error is raised.
+    """
+    arrived: Queue[Any] = Queue(1)
+    problems: dict[int, Exception] = {}  # by line
+    on_their_way: set[int] = set()  # the batches' ids
+    turn = Lock()
 
-    def close(self) -> None:
-        super().close()
-        if self.bar is not None:
-            self.bar.close()
+    def work() -> None:
+        batch = {"": sys.maxsize}
+        try:
+            while batch and not problems:
+                with turn:
+                    batch = {} if problems else next(batches, {})
+                on_their_way.add(id(batch))
+                if batch and not problems:
+                    arrived.put((list(batch), embed(list(batch), "retrieval.passage", PATIENCE)))
+                on_their_way.discard(id(batch))
+        except demo.EmbeddingError as error:
+            first, last = min(batch.values()), max(batch.values())
+            lines = f"lines {first} to {last}" if first < last else f"line {first}"
+            problems[first] = ValueError(f"{lines}: {error}")
+        except Exception as error:
+            problems[sys.maxsize] = error
+        on_their_way.discard(id(batch))
+        arrived.put(None)
 
-    def show(self, more: int = 0) -> None:
-        """Count *more* texts as done."""
-        self.done, now = self.done + more, time.monotonic()
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.why, refresh=False)
-            self.bar.update(more)
-        elif now - self.shown > 10:
-            self.shown, speed = now, self.done / (now - self.started)
-            print(f"{self.done} texts, {speed:.0f} a second {self.why}", file=sys.stderr)
-        self.why = "" if more else self.why
+    for _ in range(requests):
+        Thread(target=work, daemon=True).start()  # which ends with the process
+    # After an error, nothing waits for a thread that still reads.
+    while requests and (on_their_way or not problems or not arrived.empty()):
+        tick()
+        with contextlib.suppress(Empty):
+            done = arrived.get(timeout=0.5)
+            requests -= done is None
+            if done:
+                yield done
+    if problems:
+        raise problems[min(problems)]
 
 
-def load(engine: Engine, embed: Any, path: str, requests: int, progress: Progress) -> int:
-    """Store what is new of a file; return how many texts. Raises what the steps in it raise."""
-    stored, problem, batches = 0, None, read_batches(path)
-    batch: Any = []
-    pending: deque[tuple[list[str], Any]] = deque()
-    with ThreadPool(requests) as pool:  # whose threads only embed, and end with the main one
-        while batch is not None or pending:
-            try:
-                batch = next(batches, None)
-            except (OSError, ValueError) as error:  # raised when what came before it is stored
-                batch, problem = None, error
-            if batch:
-                taken = {text for texts, _ in pending for text in texts}
-                new = [text for text in demo.new_texts(engine, batch) if text not in taken]
-                progress.show(len(batch) - len(new))
-                pending.append((new, pool.apply_async(embed, [new])))
-            if pending and (len(pending) > requests or batch is None):
-                texts, embeddings = pending.popleft()
-                while not embeddings.ready():
-                    embeddings.wait(0.5)
-                    progress.show()
-                    [later.get() for _, later in pending if later.ready()]  # raises what failed
-                demo.insert_documents(engine, texts, embeddings.get())
-                progress.show(len(texts))
-                stored += len(texts)
-    if problem:
-        raise problem
-    return stored
+def load(engine: Engine, embed: Callable[..., Any], file: TextIO, requests: int) -> Counter[str]:
+    """Store what is new of a file; return how many texts it has of each kind.
+    When it stops early, a line on stderr says how many were stored."""
+    count = Counter({"stored": 0, "already stored": 0, "repeated in the file": 0, "lines split": 0})
 
-# %% Build the vector index
-def build_index() -> None:
-    """Build the vector index, or say why there is none. Raises DBAPIError for other reasons."""
-    url = make_url(demo.TIDB_DATABASE_URL).update_query_dict({"read_timeout": "31536000"})
-    engine = demo.create_tidb_engine(url.render_as_string(hide_password=False))
-    print("waiting for the vector index; after a Ctrl-C, TiDB goes on building it", file=sys.stderr)
+    def new_batches() -> Iterator[dict[str, int]]:
+        for batch in read_batches(file, count):
+            new = demo.new_texts(engine, list(batch))
+            count["already stored"] += len(batch) - len(new)
+            if new:
+                yield {text: batch[text] for text in new}
+
+    def show() -> None:
+        progress.show(sum(count.values()) - count["lines split"])
+
     try:
-        demo.create_vector_index(engine)
-    except DBAPIError as error:
-        why = str(error.orig)
-        if "(1061," not in why and "(9014," not in why and "tiflash replica count" not in why:
-            raise
-        print(f"no vector index yet, the search is exact: {why}", file=sys.stderr)
-
-
-def explain_search(engine: Engine, embedding: list[float], limit: int) -> None:
-    """Say on stderr whether TiDB answers demo.find_documents by the vector index."""
-    sent: list[Any] = []
-    event.listen(engine, "before_cursor_execute", lambda *call: sent.append(call[2:4]))
-    demo.find_documents(engine, embedding, limit)
-    [(statement, parameters)] = sent
-    with engine.connect() as connection:
-        plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).fetchall()
-    print("the search", "uses the vector index" if "annIndex" in str(plan) else "reads all texts",
-          "as EXPLAIN says", file=sys.stderr)
+        with contextlib.closing(Progress(demo.logger)) as progress:
+            for texts, embeddings in embed_batches(new_batches(), embed, requests, show):
+                progress.why = ""
+                demo.insert_documents(engine, texts, embeddings)
+                count["stored"] += len(texts)
+    except BaseException:
+        if engine.dialect.name == "mysql":  # the stand-in forgets them
+            print(f"{count['stored']} texts were stored; the same command goes on with the rest",
+                  file=sys.stderr)
+        raise
+    return count
 
 # %% Run it
-class Parser(argparse.ArgumentParser):
-    """Words a wrong option in one line, as the demo's main words any other error."""
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see --help\n")
-
-
 def read_options() -> argparse.Namespace:
     """Return the options of the command line; a wrong one ends with status 2."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,43 +147,53 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--vector-index", action="store_true", help="build an HNSW index")
     parser.add_argument("--query", metavar="TEXT", type=str.strip, help="find the nearest texts")
     parser.add_argument("--limit", metavar="N", type=int, default=1, help="how many of them [1]")
-    parser.add_argument("--requests", metavar="N", type=int, default=2, help="at a time [2]")
+    parser.add_argument("--requests", metavar="N", type=int, default=2, choices=range(1, 11),
+                        help="requests at a time, 1 to 10 [2]")
     options = parser.parse_args()
-    if options.query == "" or re.search("[\ud800-\udfff]", options.query or ""):
-        parser.error("--query takes a text, in UTF-8")
-    if not (0 < options.limit < 10 ** 6 and 0 < options.requests < 10 ** 6):
-        parser.error("--limit and --requests take a whole number from 1 up")
+    if "" in (options.texts, options.query) or re.search("[\ud800-\udfff]", options.query or ""):
+        parser.error("--texts takes a file, and --query a text in UTF-8")
+    if not 0 < options.limit < 10 ** 6:
+        parser.error("--limit takes a whole number from 1 up")
     if not (options.texts or options.vector_index or options.query):
         parser.error("nothing to do without --texts, --vector-index or --query")
     return options
 
 
+def search(engine: Engine, embedding: list[float], limit: int) -> None:
+    """Print the texts nearest to a question. Raises ValueError if there are none."""
+    found = demo.find_documents(engine, embedding, limit)
+    if not found and demo.TIDB_DATABASE_URL:
+        raise ValueError(f"no text is stored for {demo.JINAAI_MODEL}; load some with --texts")
+    if not found:
+        raise ValueError("no text is stored: SQLite in memory has forgotten what an earlier run "
+                         "loaded; give --texts and --query in one command")
+    print("- The Most Relevant Document and Its Distance to the Query:" if len(found) == 1
+          else f"- The {len(found)} Most Relevant Documents and Their Distances to the Query:")
+    for content, distance in found:
+        print(f"  - distance: {distance}\n    content: {content}")
+
+
 def run() -> None:
     """Do what the options say. Raises what the steps raise."""
     options = read_options()
+    path = 0 if options.texts == "-" else options.texts or os.devnull
+    # It is opened first: a file that is missing costs neither a request nor a table. It stays
+    # open: after an error, closing it would wait for a thread that still reads it.
+    file = open(path, encoding="utf-8-sig", errors="surrogateescape")
     engine, embed = demo.connect()
-    # Before there is a table, since a model that fails should not have one.
     [embedding] = embed([options.query or "What is TiDB?"], "retrieval.query")
     demo.create_table(engine)
     if options.texts:
         print(f"- Inserting Data to {'TiDB' if demo.TIDB_DATABASE_URL else 'In-Memory SQLite'}...")
-        with contextlib.closing(Progress()) as progress:
-            logging.getLogger(demo.__name__).addHandler(progress)
-            stored = load(engine, embed, options.texts, options.requests, progress)
-        print(f"  - Stored: {stored}, already stored: {progress.done - stored}")
+        count = load(engine, embed, file, options.requests)
+        print(f"  - {', '.join(f'{what}: {count[what]}' for what in count).capitalize()}")
     if options.vector_index and demo.TIDB_DATABASE_URL:
         build_index()
         explain_search(engine, embedding, options.limit)
     elif options.vector_index:
         print("no vector index without TiDB: the search is exact", file=sys.stderr)
     if options.query:
-        found = demo.find_documents(engine, embedding, options.limit)
-        if not found:
-            raise ValueError("no text is stored; load some with --texts")
-        print("- The Most Relevant Document and Its Distance to the Query:" if len(found) == 1
-              else f"- The {len(found)} Most Relevant Documents and Their Distances to the Query:")
-        for content, distance in found:
-            print(f"  - distance: {distance}\n    content: {content}")
+        search(engine, embedding, options.limit)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,31 @@
 """examples/own_texts.py: a user's own texts, loads that survive anything, and the index."""
 
-import contextlib
-import fcntl
-import os
+import functools
+import io
+import json
 import random
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
-import tracemalloc
 import types
+from collections import Counter
+from pathlib import Path
 
+import command_line
+import own_texts
 import pytest
-from conftest import (
-    ROOT,
-    assert_one_line_error,
-    demo_environment,
-    sql,
-    tidb_process,
-    tiflash_process,
-)
+from helpers import assert_one_line_error, demo_environment, sql, tidb_process, tiflash_process
 from jina_server import cosine_distance, drop, embedding_of, hang, status
-from sqlalchemy import event as sqlalchemy_event
 
-EXAMPLE = ROOT / "examples" / "own_texts.py"
+EXAMPLE = Path(own_texts.__file__)
 TABLE = "jinaai_tidb_demo_documents"
 COUNT = f"SELECT COUNT(*), COUNT(DISTINCT content) FROM {TABLE}"
+INDEX = f"SHOW INDEX FROM {TABLE} WHERE Index_type = 'HNSW'"
+WIDE = "\u3000"  # a space as wide as a Chinese character
+IN_MEMORY = pytest.mark.parametrize("database_url", [""], ids=["in-memory"])
 HOSTILE = [
     "it's \"quoted\"", "back\\slash \\' \\", "%s %(name)s %", ":name", "{} {0} {name}", "`tick`",
     "\U0001f600" * 255, "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627", " leading",
@@ -39,509 +35,406 @@ HOSTILE = [
 
 
 @pytest.fixture
-def own_texts(monkeypatch):
-    """The example as a module."""
-    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
-    import own_texts
-    return own_texts
-
-
-@pytest.fixture
-def small_batches(demo, monkeypatch):
-    """Two texts a request, for what runs in this process."""
-    monkeypatch.setattr(demo, "BATCH_SIZE", 2)
-
-
-@pytest.fixture
 def run_own(run_demo):
     """Run the example as a user does: run_own(*arguments, env=settings)."""
-    def run(*arguments, **options):
-        return run_demo(*arguments, script=EXAMPLE, **options)
-    return run
+    return functools.partial(run_demo, script=EXAMPLE)
 
 
 @pytest.fixture
-def texts_file(tmp_path):
-    """Write texts to a file; return its path."""
-    def write(texts, end="\n", encoding="utf-8"):
-        path = tmp_path / "texts.txt"
-        path.write_bytes("".join(text + end for text in texts).encode(encoding))
-        return str(path)
-    return write
-
-
-def numbered(count, start=0):
-    return [f"text number {number}" for number in range(start, start + count)]
-
-
-def start(settings, *arguments, batch_size=512):
+def start(request):
     """Start the example without waiting for it, with *batch_size* texts a request."""
-    code = ("import sys; sys.path[:0] = sys.argv.pop(1).split(); import own_texts as own; "
-            f"own.demo.BATCH_SIZE = {batch_size}; own.demo.main(own.run)")
-    return subprocess.Popen(
-        [sys.executable, "-c", code, f"{EXAMPLE.parent} {ROOT}", *arguments], text=True,
-        env=demo_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def start(settings, *arguments, texts=(), batch_size=2):
+        code = f"from own_texts import *; demo.BATCH_SIZE = {batch_size}; demo.main(run)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "--texts", "-", *arguments], text=True,
+            env=demo_environment(dict(settings, PYTHONPATH=str(EXAMPLE.parent))),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        request.addfinalizer(process.kill)
+        print(*texts, sep="\n", file=process.stdin, flush=True)
+        return process
+    return start
 
 
-def wait_until(condition, process, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
+def numbered(count):
+    return [f"text number {number}" for number in range(count)]
+
+
+def lines(texts):
+    return "".join(text + "\n" for text in texts)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-# Loading.
-
-def test_texts_are_stored_and_stdout_has_the_results_alone(
-        run_own, real_settings, jina, texts_file):
-    done = run_own("--texts", texts_file(numbered(5)), "--query", "number 3", env=real_settings)
-    assert done.returncode == 0, done.stderr
-    database = "TiDB" if real_settings["TIDB_DATABASE_URL"] else "In-Memory SQLite"
-    assert re.sub("distance: .*", "distance: D", done.stdout) == (
-        f"- Inserting Data to {database}...\n  - Stored: 5, already stored: 0\n"
-        "- The Most Relevant Document and Its Distance to the Query:\n"
-        "  - distance: D\n    content: text number 3\n")
-    assert [request.texts for request in jina.requests] == [["number 3"], numbered(5)]
+def assert_stopped(done, stored, *words):
+    """Check that a load on TiDB told how much is stored, and its error unless it was Ctrl-C."""
+    told, *errors = [line for line in done.stderr.splitlines() if "texts are done" not in line]
+    assert told == f"{stored} texts were stored; the same command goes on with the rest"
+    assert (done.returncode, len(errors)) == ((1, 1) if words else (130, 0)), done.stderr
+    assert all(word in errors[0] for word in words)
 
 
-def test_asking_leaves_the_tutorials_texts_out(run_own, on_tidb, texts_file):
-    run_own("--texts", texts_file(["a text"]), env=on_tidb)
-    run_own("--query", "What is TiDB?", env=on_tidb)
-    assert sql(on_tidb["TIDB_DATABASE_URL"], f"SELECT content FROM {TABLE}") == [("a text",)]
+def test_any_systems_line_ends_and_a_byte_order_mark_are_read(
+        run_own, jina, real_settings, tmp_path):
+    (tmp_path / "texts").write_bytes(b"\xef\xbb\xbfone\r\n\r\n  \t\ntwo \xe6\x96\x87\rthree")
+    done = run_own("--texts", "texts", env=real_settings)
+    assert done.returncode == 0 and jina.requests[1].texts == ["one", "two \u6587", "three"]
 
 
-def test_loading_again_embeds_and_stores_only_what_is_new(run_own, on_tidb, jina, texts_file):
-    run_own("--texts", texts_file(numbered(3)), env=on_tidb)
-    jina.requests.clear()
-    done = run_own("--texts", texts_file(numbered(5)), env=on_tidb)
-    assert "  - Stored: 2, already stored: 3\n" in done.stdout
-    assert [request.texts for request in jina.requests[1:]] == [numbered(2, start=3)]
-    assert sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(5, 5)]
+@pytest.mark.parametrize(("line", "texts"), [
+    ("", []), (" \t", []), (" " * 300, []), (WIDE * 300, []), (" a ", [" a "]),
+    ("x" * 255, ["x" * 255]), ("x" * 255 + " ", ["x" * 255]), ("x" * 256, ["x" * 255, "x"]),
+    ("x" * 253 + " y", ["x" * 253 + " y"]), ("x" * 254 + " y", ["x" * 254, "y"]),
+    ("a" + WIDE * 300 + "b", ["a", "b"]), ("a " + "x" * 300, ["a", "x" * 255, "x" * 45]),
+    ("word " * 99 + "word", ["word " * 50 + "word", "word " * 48 + "word"])])
+def test_a_line_of_more_than_255_characters_is_split_at_spaces_and_blanks_are_no_texts(line, texts):
+    assert own_texts.split_line(line) == texts
 
 
-def test_a_text_repeated_in_the_file_is_sent_and_stored_once(
-        own_texts, jina_demo, engine, jina, small_batches, texts_file):
-    jina.latency = 0.1  # so that it comes again while it is still on its way
-    progress = own_texts.Progress()
-    stored = own_texts.load(engine, jina_demo.embed_texts, texts_file("abcabcab"), 3, progress)
-    assert (stored, progress.done) == (3, 8)
-    assert sorted(text for request in jina.requests for text in request.texts) == ["a", "b", "c"]
+@pytest.mark.parametrize("character", ["x", " ", WIDE])
+def test_a_line_is_split_in_linear_time(character):
+    def seconds(size):
+        line, started = character * size, time.thread_time()
+        own_texts.split_line(line)
+        return time.thread_time() - started
+    assert seconds(16_000_000) < 10 * seconds(4_000_000)
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_any_systems_line_ends_and_a_byte_order_mark_are_read(own_texts, texts_file, end, encoding):
-    path = texts_file(["one", "", "  \t", "two \u6587", ""], end, encoding)
-    assert list(own_texts.read_batches(path)) == [["one", "two \u6587"]]
+@pytest.mark.parametrize(("texts", "sizes"), [
+    (numbered(1025), [512, 512, 1]),
+    ([f"{number:03}" + "\u6587" * 252 for number in range(512)], [196, 196, 120]),
+    ([f"{number:03}" + "\u6587" * 247 for number in range(200)], [200])])
+def test_a_request_has_at_most_512_texts_and_50000_characters(texts, sizes):
+    batches = list(own_texts.read_batches(io.StringIO(lines(texts)), Counter()))
+    assert list(map(len, batches)) == sizes and sum(map(list, batches), []) == texts
 
 
-def test_a_dash_reads_standard_input_and_a_last_line_needs_no_end(run_own, real_settings, jina):
-    done = run_own("--texts", "-", input=b"\xef\xbb\xbfone\n\ntwo", env=real_settings)
-    assert done.returncode == 0 and jina.requests[1].texts == ["one", "two"]
+def test_each_text_comes_once_with_its_first_line(demo, monkeypatch):
+    monkeypatch.setattr(demo, "BATCH_SIZE", 2)
+    file, count = io.StringIO(lines(["a", "", "b", "a", "b", "c" * 600, "b", "d"])), Counter()
+    assert list(own_texts.read_batches(file, count)) == [
+        {"a": 1, "b": 3}, {"c" * 255: 6, "c" * 90: 6}, {"d": 8}]
+    assert count == {"repeated in the file": 4, "lines split": 1}
 
 
-def test_a_long_line_is_split_at_spaces_and_no_word_is_lost(own_texts, texts_file, capsys):
-    words = [f"word{number}" for number in range(200)]
-    texts = [text for batch in own_texts.read_batches(texts_file(
-        ["short", " ".join(words), "\u6587" * 300])) for text in batch]
-    assert texts[0] == "short" and max(map(len, texts)) <= 255
-    assert " ".join(texts[1:-2]).split(" ") == words
-    assert [len(text) for text in texts[-2:]] == [255, 45]
-    [unended] = own_texts.read_batches(texts_file(["x" * 256], end=""))
-    assert [len(text) for text in unended] == [255, 1]
-    assert "2 lines" in capsys.readouterr().err
-
-
-def test_hostile_texts_come_back_byte_for_byte(run_own, on_tidb, texts_file):
-    path = texts_file(HOSTILE)
-    for stored in len(HOSTILE), 0:
-        done = run_own("--texts", path, env=on_tidb)
-        assert f"  - Stored: {stored}, " in done.stdout, done.stderr
-    assert [row[0] for row in sql(
-        on_tidb["TIDB_DATABASE_URL"], f"SELECT content FROM {TABLE} ORDER BY id")] == HOSTILE
-
-
-def test_hostile_texts_are_found_by_their_own_words(jina_demo, engine):
-    jina_demo.insert_documents(engine, HOSTILE, jina_demo.embed_texts(HOSTILE))
-    for text in HOSTILE:
-        (found, distance), = jina_demo.find_documents(engine, embedding_of(text), 1)
-        assert found == text and distance == pytest.approx(0, abs=1e-6)
-
-
-def test_reading_a_file_takes_no_more_memory_for_more_lines(own_texts, texts_file):
-    peaks = []
-    for count in 2000, 100000:
-        path = texts_file(numbered(count))
-        tracemalloc.start()
-        assert sum(map(len, own_texts.read_batches(path))) == count
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
-
-
-# Requests side by side.
-
-@pytest.mark.parametrize("requests", [1, 3])
-def test_so_many_requests_run_at_a_time_and_one_batch_more_is_in_memory(
-        own_texts, jina_demo, engine, jina, small_batches, texts_file, monkeypatch, requests):
-    jina.latency, running, held, most_running, most_held = 0.05, set(), set(), [], []
-
-    def embed(texts):
-        running.add(texts[0])
-        most_running.append(len(running))
-        embeddings = jina_demo.embed_texts(texts)
-        running.discard(texts[0])
-        return embeddings
-
-    def read(path, read_batches=own_texts.read_batches):
-        for batch in read_batches(path):
-            held.update(batch[:1])
-            most_held.append(len(held))
-            yield batch
-
-    def insert(engine, texts, embeddings, insert_documents=jina_demo.insert_documents):
-        insert_documents(engine, texts, embeddings)
-        held.discard(texts[0])
-
-    monkeypatch.setattr(own_texts, "read_batches", read)
-    monkeypatch.setattr(jina_demo, "insert_documents", insert)
-    own_texts.load(engine, embed, texts_file(numbered(20)), requests, own_texts.Progress())
-    assert max(most_running) == requests and max(most_held) == requests + 1
-
-
-def test_two_run_at_a_time_unless_told(run_own, real_settings, jina, texts_file):
-    jina.latency = 0.3
-    run_own("--texts", texts_file(numbered(1500)), env=real_settings)
-    assert jina.most_open == 2
-
-
-def test_the_database_is_the_main_threads_alone(
-        own_texts, jina_demo, engine, small_batches, texts_file):
-    threads = set()
-    sqlalchemy_event.listen(engine, "before_cursor_execute",
-                            lambda *call: threads.add(threading.current_thread()))
-    own_texts.load(engine, jina_demo.embed_texts, texts_file("abcdef"), 3, own_texts.Progress())
-    assert threads == {threading.main_thread()}
-
-
-# The rate limit.
-
-def test_a_load_of_three_minutes_of_tokens_runs_through_a_free_keys_limits(
-        own_texts, jina_demo, engine, jina, texts_file, monkeypatch):
-    minute = 3.0  # in place of 60, and so are the pauses between tries
-    monkeypatch.setattr(jina_demo, "random", types.SimpleNamespace(
-        uniform=lambda low, high: random.uniform(low, high) * minute / 60))
-    monkeypatch.setattr(jina_demo, "BATCH_SIZE", 100)
-    jina.limit(tokens=1800, requests=100, at_once=2, minute=minute)  # a text has 3 tokens
-    started = time.monotonic()
-    stored = own_texts.load(engine, jina_demo.embed_texts, texts_file(numbered(1800)), 2,
-                            own_texts.Progress())
-    assert stored == 1800  # the limit itself takes two minutes for three minutes' worth
-    assert 2 * minute <= time.monotonic() - started < 1.5 * 2 * minute
-
-
-# Progress.
-
-def test_elsewhere_than_on_a_terminal_a_line_is_shown_every_ten_seconds_at_the_most(
-        own_texts, monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(own_texts.time, "monotonic", lambda: now[0])
-    progress = own_texts.Progress()
-    for now[0] in range(1, 31):
-        progress.emit(own_texts.logging.makeLogRecord({"msg": "a limit (next try in 4 s)"}))
-        progress.show(10 if now[0] % 2 else 0)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[0].startswith("60 texts, 5 a second")
-    assert "a limit (next try in 4 s)" in lines[0]
-
-
-def test_on_a_terminal_a_bar_tells_texts_speed_and_why_it_waits(real_settings, jina, texts_file):
-    pytest.importorskip("tqdm")
-    jina.faults = [None, status(429, {"Retry-After": "2"})]
-    terminal, its_end = os.openpty()
-    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 200, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLE), "--texts", texts_file(numbered(600))],
-        env=demo_environment(real_settings), stdout=subprocess.PIPE, stderr=its_end)
-    os.close(its_end)
-    shown = b""
-    with contextlib.suppress(OSError):  # at its end
-        while True:
-            shown += os.read(terminal, 10000)
-    os.close(terminal)
-    output = process.communicate(timeout=60)[0].decode()
-    assert b"600 texts" in shown
-    assert b"texts/s" in shown and b"429" in shown and b"next try in 2 s" in shown
-    assert output.endswith("  - Stored: 600, already stored: 0\n")
-
-
-# Bad files and options.
-
-BAD_LINES = {
-    "an undecodable byte": b"caf\xe9",
-    "a cut character": "\u6587".encode()[:2],
-    "an encoded surrogate": b"\xed\xa0\x80",
-    "a NUL": b"a\0b",
-    "UTF-16": "one".encode("utf-16"),
-}
-
-
-@pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
+@pytest.mark.parametrize("bad", [
+    b"caf\xe9", "\u6587".encode()[:2], b"\xed\xa0\x80", b"a\0b", "one".encode("utf-16")],
+    ids=["an undecodable byte", "a cut character", "a surrogate", "a NUL", "UTF-16"])
 def test_a_bad_line_is_an_error_that_names_it_and_what_came_before_is_stored(
-        run_own, real_settings, jina, bad):
-    done = run_own("--texts", "-", input=b"one\n\ntwo\nthree\n" + bad + b"\nsix", env=real_settings)
+        run_own, on_tidb, jina, bad):
+    done = run_own("--texts", "-", input=b"one\n\ntwo\nthree\n" + bad + b"\nsix", env=on_tidb)
     done.stderr = done.stderr.decode()
-    assert_one_line_error(done, "line 5 ", "UTF-8")
+    assert_stopped(done, 3, "line 5 ", "UTF-8")
     assert [request.texts for request in jina.requests[1:]] == [["one", "two", "three"]]
-    if real_settings["TIDB_DATABASE_URL"]:
-        assert sql(real_settings["TIDB_DATABASE_URL"], COUNT) == [(3, 3)]
+    assert sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(3, 3)]
 
 
-def test_a_missing_file_a_folder_and_an_unreadable_file_are_errors(run_own, tmp_path):
-    assert_one_line_error(run_own("--texts", str(tmp_path / "none")), "No such file", "none")
-    assert_one_line_error(run_own("--texts", str(tmp_path)), "directory")
-    (tmp_path / "locked").touch(mode=0)
-    if os.getuid():  # root may read everything
-        assert_one_line_error(run_own("--texts", str(tmp_path / "locked")), "Permission denied")
+def test_a_device_that_never_ends_is_an_error(run_own):
+    assert_one_line_error(run_own("--texts", "/dev/zero"), "line 1 ", "UTF-8")
 
 
-def test_asking_an_empty_table_is_an_error(run_own, real_settings):
-    done = run_own("--texts", "-", "--query", "Where?", input="\n \n", env=real_settings)
-    assert_one_line_error(done, "no text is stored", "--texts")
+def test_stdout_has_the_results_alone_nearest_first(run_own, real_settings):
+    texts, query = ["red apple", "green apple", "red car", "blue sky"], "red apple"
+    done = run_own("--texts", "-", "--query", query, "--limit", "3", input=lines(texts),
+                   env=real_settings)
+    result = r"  - distance: (\S+)\n    content: (.*)\n"
+    database = "TiDB" if real_settings["TIDB_DATABASE_URL"] else "In-Memory SQLite"
+    assert re.sub(result, "", done.stdout) == (
+        f"- Inserting Data to {database}...\n"
+        "  - Stored: 4, already stored: 0, repeated in the file: 0, lines split: 0\n"
+        "- The 3 Most Relevant Documents and Their Distances to the Query:\n")
+    nearest = sorted((cosine_distance(embedding_of(query), embedding_of(text)), text)
+                     for text in texts)[:3]
+    assert [(pytest.approx(float(distance), abs=1e-6), text)
+            for distance, text in re.findall(result, done.stdout)] == nearest
+
+
+def test_loading_again_embeds_and_stores_only_what_is_new(run_own, on_tidb, jina):
+    run_own("--texts", "-", input="one\n", env=on_tidb)
+    texts, new = ["one", "two", "two", "two", "x" * 256], ["two", "x" * 255, "x"]
+    done = run_own("--texts", "-", input=lines(texts), env=on_tidb)
+    assert done.stdout.endswith(
+        "  - Stored: 3, already stored: 1, repeated in the file: 2, lines split: 1\n")
+    assert [request.texts for request in jina.requests] == [
+        ["What is TiDB?"], ["one"], ["What is TiDB?"], new]
+    stored = sql(on_tidb["TIDB_DATABASE_URL"], f"SELECT content FROM {TABLE}")
+    assert sorted(row[0] for row in stored) == sorted(["one", *new])
+
+
+def test_hostile_texts_come_back_byte_for_byte(run_own, real_settings):
+    done = run_own("--texts", "-", "--query", "x", "--limit", "99", input=lines(HOSTILE).encode(),
+                   env=dict(real_settings, PYTHONUTF8="1"))
+    assert sorted(re.findall("    content: (.*)", done.stdout.decode())) == sorted(HOSTILE)
+
+
+def test_asking_finds_what_an_earlier_run_stored_and_another_model_has_none_of_it(
+        run_own, on_tidb, jina):
+    run_own("--texts", "-", input="a text\n", env=on_tidb)
+    done = run_own("--query", "What is TiDB?", "--limit", "9", env=on_tidb)
+    title = "- The Most Relevant Document and Its Distance to the Query:"
+    assert re.sub("distance: .*", "", done.stdout) == f"{title}\n  - \n    content: a text\n"
+    v3 = dict(on_tidb, JINAAI_MODEL="jina-embeddings-v3")
+    done = run_own("--query", "What is TiDB?", env=v3)
+    assert_one_line_error(done, "no text is stored for jina-embeddings-v3", "--texts")
+    run_own("--texts", "-", input="a text\n", env=v3)
+    assert [request.json["task"] for request in jina.requests[-2:]] == [
+        "retrieval.query", "retrieval.passage"]
+
+
+def test_asking_the_stand_in_without_texts_says_that_it_forgets(run_own):
+    assert_one_line_error(run_own("--query", "Where?"), "has forgotten what", "in one command")
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--query", ""], ["--query", "  "], ["--query", b"\xed\xa0\x80"], ["--query", b"\xff"],
+    ["--query", ""], ["--query", "  "], ["--query", "\udcff"], ["--texts", ""], ["--texts"],
     ["--limit", "0"], ["--limit", "-1"], ["--limit", "many"], ["--limit", "1.5"],
-    ["--limit", "9" * 30], ["--requests", "0"], ["--requests", "x"], ["--texts"], ["--nonsense"],
-    ["argument"], []])
-def test_a_wrong_option_is_one_line_and_status_2(run_own, arguments):
-    done = run_own(*arguments)
+    ["--limit", "9" * 30], ["--requests", "0"], ["--requests", "11"], ["--requests", "x"],
+    ["--nonsense"], ["argument"], []])
+def test_a_wrong_option_is_one_line_and_status_2(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["own_texts.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        own_texts.demo.main(own_texts.run)
+    done = types.SimpleNamespace(stderr=capsys.readouterr().err, returncode=ended.value.code)
     assert_one_line_error(done, *arguments[:1], "--help", status=2)
-    assert done.stdout == ""
 
 
-def test_help_tells_the_options_and_an_example(run_own):
-    done = run_own("--help")
-    assert done.returncode == 0 and done.stderr == ""
-    for word in "texts", "query", "limit", "vector-index", "requests", "python examples/own_texts":
-        assert word in done.stdout
-
-
-def test_a_model_that_fails_leaves_no_table(run_own, on_tidb):
-    done = run_own("--texts", "-", input="a text",
-                   env=dict(on_tidb, JINAAI_MODEL="jina-embeddings-v2-small-en"))
-    assert_one_line_error(done, "512 dimensions")
+@pytest.mark.parametrize(("file", "model", "words", "requests"), [
+    ("none", "", ["No such file", "none"], 0), (".", "", ["directory"], 0),
+    ("-", "jina-embeddings-v2-small-en", ["768 dimensions"], 1)])
+def test_a_file_that_cannot_be_opened_or_a_model_that_fails_leaves_no_table(
+        run_own, on_tidb, jina, file, model, words, requests):
+    done = run_own("--texts", file, input="a text\n", env=dict(on_tidb, JINAAI_MODEL=model))
+    assert_one_line_error(done, *words)
+    assert len(jina.requests) == requests and done.stdout == ""
     assert sql(on_tidb["TIDB_DATABASE_URL"], "SHOW TABLES") == []
 
 
-def test_a_console_without_a_character_does_not_stop_the_run(run_own, real_settings):
-    done = run_own("--texts", "-", "--query", "x", input="\u6587 \U0001f600\n".encode(),
-                   env=dict(real_settings, PYTHONIOENCODING="ascii"))
-    assert done.returncode == 0 and b"content: \\u6587 \\U0001f600" in done.stdout
+def test_few_batches_are_read_ahead_of_those_that_are_stored():
+    read = []
+    batches = (read.append(str(line)) or {str(line): line} for line in range(100, 200))
+    stream = own_texts.embed_batches(batches, lambda texts, *rest: texts, 3, lambda: None)
+    stored = next(stream)[0]
+    time.sleep(0.2)
+    assert len(read) <= 3 + 2  # one by each thread, one that waits, one that is stored
+    assert sorted(sum((texts for texts, _ in stream), stored)) == read
 
 
-# Asking.
-
-def test_limit_finds_the_n_nearest_nearest_first(run_own, real_settings, texts_file):
-    texts = ["red apple", "green apple", "red car", "blue sky"]
-    done = run_own("--texts", texts_file(texts), "--query", "red apple", "--limit", "3",
-                   env=real_settings)
-    title = "- The 3 Most Relevant Documents and Their Distances to the Query:\n"
-    assert title in done.stdout
-    found = re.findall(r"  - distance: (\S+)\n    content: (.*)\n", done.stdout)
-    query = embedding_of("red apple")
-    nearest = sorted((cosine_distance(query, embedding_of(text)), text) for text in texts)[:3]
-    assert [text for _, text in found] == [text for _, text in nearest]
-    assert [float(distance) for distance, _ in found] == pytest.approx(
-        [distance for distance, _ in nearest], abs=1e-6)
-    more = run_own("--texts", texts_file(texts), "--query", "a", "--limit", "9", env=real_settings)
-    assert more.stdout.count("distance:") == 4
+@IN_MEMORY
+@pytest.mark.parametrize(("arguments", "most"), [([], 2), (["--requests", "10"], 10)])
+def test_two_run_at_a_time_unless_told_each_on_one_connection(
+        start, jina, real_settings, monkeypatch, arguments, most):
+    meeting = threading.Barrier(most, timeout=60)  # that many at once, or none goes on
+    monkeypatch.setattr(jina, "embed", lambda text, *rest: [
+        1.0 if text == "What is TiDB?" else 2.0 + meeting.wait()] * 768)
+    process = start(real_settings, *arguments, texts=numbered(4 * most))
+    process.communicate(timeout=120)
+    assert (process.returncode, jina.most_open, jina.connections) == (0, most, most)
 
 
-# Stop and go on.
-
-def test_a_service_that_goes_away_leaves_what_was_stored_and_the_rerun_completes(
-        run_own, on_tidb, jina, texts_file):
-    path = texts_file(numbered(10))
-    jina.faults = [None, None, None] + [status(403)] * 2
-    process = start(on_tidb, "--texts", path, "--requests", "1", batch_size=2)
-    _, process.stderr = process.communicate(timeout=60)
-    assert_one_line_error(process, "403", "balance")
-    assert sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(4, 4)]
-    jina.requests.clear()
-    jina.faults = [drop]  # which is tried again
-    assert "  - Stored: 6, already stored: 4\n" in run_own("--texts", path, env=on_tidb).stdout
-    assert jina.requests[-1].texts == numbered(6, start=4)
+@IN_MEMORY
+def test_a_request_is_tried_for_an_hour(jina_demo, engine, jina, waits):
+    jina.faults = [status(429)] * 100
+    assert own_texts.load(engine, jina_demo.embed_texts, io.StringIO("a"), 1)["stored"] == 1
+    assert sum(waits) > 600
+    waits.clear()
+    jina.faults = [status(429)] * 1000
+    with pytest.raises(ValueError, match="^line 1: the service answered 429"):
+        own_texts.load(engine, jina_demo.embed_texts, io.StringIO("b"), 1)
+    assert 3500 < sum(waits) <= 3600
 
 
-@pytest.mark.parametrize("busy", [hang(30), status(429)], ids=["in flight", "waiting"])
-def test_ctrl_c_ends_a_load_within_two_seconds_and_leaves_what_was_stored(
-        on_tidb, jina, run_own, texts_file, busy):
-    run_own("--texts", texts_file(numbered(2)), env=on_tidb)
-    path, before = texts_file(numbered(10)), len(jina.requests)
-    jina.faults = [None] + [busy] * 20
-    process = start(on_tidb, "--texts", path, batch_size=2)
-    wait_until(lambda: len(jina.requests) >= before + 3, process)
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    errors = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "error" not in errors and "Traceback" not in errors
-    assert time.monotonic() - started < 2
+@IN_MEMORY
+@pytest.mark.parametrize("requests", [2, 10])
+def test_a_load_of_three_minutes_of_tokens_runs_through_a_free_keys_limits(
+        jina_demo, engine, jina, monkeypatch, requests):
+    admitted, texts, over_limit = [], numbered(3000), jina.over_limit
+    clock = types.SimpleNamespace(monotonic=lambda: 30 * time.monotonic(),
+                                  sleep=lambda seconds: time.sleep(seconds / 30))
+    monkeypatch.setattr(
+        jina, "over_limit", lambda tokens: over_limit(tokens) or admitted.append(tokens))
+    monkeypatch.setattr(jina, "embed", lambda *ignored: [1.0] * 768)
+    monkeypatch.setattr(jina_demo, "time", clock)
+    jina.limit(tokens=13000, requests=100, at_once=2, clock=clock)
+    file = io.StringIO(lines(text + " has nine words in all here" for text in texts))
+    count = own_texts.load(engine, jina_demo.embed_texts, file, requests)
+    assert count["stored"] == 3000 and sum(admitted) == 9 * 3000  # none is embedded twice
+
+
+def test_without_tqdm_a_line_is_shown_every_ten_seconds(demo, monkeypatch, capsys):
+    now = [0]
+    monkeypatch.setattr(command_line, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    progress = command_line.Progress(demo.logger)
+    for now[0] in range(30):
+        progress.show(now[0])
+        if now[0] == 15:
+            demo.logger.warning("a limit (next try in %d s)", 4)
+    progress.close()
+    assert capsys.readouterr().err == (
+        "11 texts are done\n22 texts are done; a limit (next try in 4 s)\n")
+    assert demo.logger.handlers == []
+
+
+@IN_MEMORY
+@pytest.mark.parametrize("answered", [0, 1])
+def test_on_a_terminal_a_bar_tells_texts_speed_and_why_it_waits(
+        jina_demo, engine, jina, monkeypatch, answered):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(jina_demo, "time", time)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    jina.faults = [None] * answered + [status(429, {"Retry-After": "2"})]
+    own_texts.load(engine, jina_demo.embed_texts, io.StringIO(lines(numbered(600))), 1)
+    shown = sys.stderr.getvalue().strip().split("\r")
+    assert any("429" in bar and "next try in 2 s" in bar for bar in shown), shown
+    assert re.match("600 texts .* texts/s", shown[-1]) and "429" not in shown[-1]
+
+
+@pytest.mark.parametrize(("odd", "named"), [
+    (["odd", "text"], "lines 5 to 6"), (["odd" * 84 + " more text"], "line 5")])
+def test_a_refused_text_is_named_by_its_lines_and_all_before_it_is_stored(
+        jina_demo, engine, monkeypatch, capsys, odd, named):
+    monkeypatch.setattr(jina_demo, "BATCH_SIZE", 2)
+    asked, later = [], threading.Event()
+
+    def embed(batch, *rest):
+        name = batch[0][:3]
+        asked.append(name)
+        if name in ("odd", "thr"):  # are on their way for longer than what is refused later
+            assert later.wait(60)
+            time.sleep(0.3 if name == "odd" else 0.6)
+        if name in ("odd", "lat"):
+            later.set()
+            raise jina_demo.EmbeddingError(f"the service answered 422: {name}")
+        return [[1.0] * 768 for _ in batch]
+
+    good, rest = ["one", "two", "three", "four"], [*odd, "later", "refused", "never", "begun"]
+    with pytest.raises(ValueError, match=f"^{named}: the service answered 422: odd"):
+        own_texts.load(engine, embed, io.StringIO(lines(good + rest)), 3)
+    assert sorted(asked) == ["lat", "odd", "one", "thr"]
+    assert jina_demo.new_texts(engine, good + rest[-4:]) == rest[-4:]
+    assert capsys.readouterr().err == (
+        "4 texts were stored; the same command goes on with the rest\n"
+        if engine.dialect.name == "mysql" else "")
+
+
+def test_a_file_with_a_refused_text_is_mended_and_loaded_to_its_end(run_own, on_tidb, jina):
+    texts = numbered(1200)
+    jina.faults = [None, None, status(422, body={"detail": "an odd text"})]
+    done = run_own("--texts", "-", "--requests", "1", input=lines(texts), env=on_tidb)
+    assert_stopped(done, 512, "lines 513 to 1024: the service answered 422", "an odd text")
+    assert len(jina.requests) == 3 and sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(512, 512)]
+    texts[600], jina.faults = "mended", [drop]  # which is tried again
+    done = run_own("--texts", "-", input=lines(texts), env=on_tidb)
+    assert "  - Stored: 688, already stored: 512, " in done.stdout
+    assert sorted(sum((request.texts for request in jina.requests[5:]), [])) == sorted(texts[512:])
+
+
+@pytest.mark.parametrize(("faults", "count", "words"), [
+    ([None, None] + [hang(300)] * 9, 10, []), ([None, None] + [status(429)] * 99, 10, []),
+    ([], 3, []), ([None, None, status(422)], 5, ["lines ", "422"])],
+    ids=["an answer", "the limit", "its input", "its input, and a text is refused"])
+def test_a_load_that_waits_is_stopped_at_once_and_goes_on_when_run_again(
+        start, run_own, on_tidb, jina, faults, count, words):
+    jina.faults = faults
+    process = start(on_tidb, texts=numbered(count))
+    process.stdout.readline()
+    wait_until(lambda: sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(2, 2)])
+    time.sleep(0.5)
+    if not words:
+        process.send_signal(signal.SIGINT)
+    process.wait(30)
+    process.stderr = process.stderr.read()
+    assert_stopped(process, 2, *words)
     jina.reset()
-    assert "  - Stored: 8, already stored: 2\n" in run_own("--texts", path, env=on_tidb).stdout
+    done = run_own("--texts", "-", input=lines(numbered(10)), env=on_tidb)
+    assert "  - Stored: 8, already stored: 2, " in done.stdout
 
 
-def test_an_error_in_one_request_ends_a_load_while_another_is_in_flight(on_tidb, jina, texts_file):
-    jina.faults = [None, hang(30), status(401)]
-    process = start(on_tidb, "--texts", texts_file(numbered(10)), batch_size=2)
-    wait_until(lambda: len(jina.requests) >= 3, process)
-    started = time.monotonic()
-    _, process.stderr = process.communicate(timeout=30)
-    assert_one_line_error(process, "401", "JINAAI_API_KEY")
-    assert time.monotonic() - started < 2
-
-
-def test_kill_9_at_random_moments_loses_and_doubles_nothing(on_tidb, jina, texts_file):
-    path, texts = texts_file(numbered(300)), numbered(300)
-    jina.latency = 0.02
-    moments = random.Random(9)
-    for _ in range(6):
-        process = start(on_tidb, "--texts", path, batch_size=10)
-        process.stdout.readline()
-        time.sleep(moments.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-    assert start(on_tidb, "--texts", path, batch_size=10).communicate()[1] == ""
+def test_kill_9_and_three_loads_at_once_lose_and_double_nothing(start, on_tidb, jina):
+    texts, moments, jina.latency = numbered(400), random.Random(9), 0.02
+    for killed in True, True, False:
+        loads = [start(on_tidb, texts=texts, batch_size=10) for _ in range(3)]
+        for load in loads * killed:
+            load.stdout.readline()
+            time.sleep(moments.uniform(0, 0.2))
+            load.kill()
+    assert [load.communicate() and load.returncode for load in loads] == [0, 0, 0]
     rows = sql(on_tidb["TIDB_DATABASE_URL"],
                f"SELECT content, VEC_AS_TEXT(content_vec) FROM {TABLE}")
     assert sorted(content for content, _ in rows) == sorted(texts)
     for content, vector in rows:
-        assert [float(number) for number in vector[1:-1].split(",")] == pytest.approx(
-            embedding_of(content), abs=1e-6)
+        assert json.loads(vector) == pytest.approx(embedding_of(content), abs=1e-6)
 
 
-def test_three_loads_of_the_same_file_at_once_store_each_text_once(on_tidb, jina, texts_file):
-    path = texts_file(numbered(200))
-    jina.latency = 0.02
-    loads = [start(on_tidb, "--texts", path, batch_size=10) for _ in range(3)]
-    for load in loads:
-        assert load.communicate(timeout=60)[1] == "" and load.returncode == 0
-    assert sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(200, 200)]
+@pytest.fixture
+def begin(jina, request):
+    """Start a TiDB of the test's own; return the settings of a real run."""
+    def begin(server):
+        request.addfinalizer(lambda: server.kill())
+        return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
+                "TIDB_DATABASE_URL": server.start().url}
+    return begin
 
 
 def test_tidb_killed_in_a_load_is_an_error_and_the_rerun_completes(
-        run_own, jina, texts_file, tmp_path):
-    (tmp_path / "tidb").mkdir()
-    server = tidb_process(tmp_path / "tidb").start()
-    settings = {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
-                "TIDB_DATABASE_URL": server.url}
-    path = texts_file(numbered(200))
-    jina.latency = 0.05
-    process = start(settings, "--texts", path, batch_size=10)
-    wait_until(lambda: len(jina.requests) > 6, process)
+        start, run_own, jina, begin, tmp_path):
+    server, jina.latency = tidb_process(tmp_path), 0.05
+    settings = begin(server)
+    process = start(settings, texts=numbered(200), batch_size=10)
+    wait_until(lambda: len(jina.requests) > 6)
     server.kill()
-    _, process.stderr = process.communicate(timeout=60)
-    assert_one_line_error(process, "run again to go on")
+    process.stderr = process.communicate(timeout=60)[1]
+    told = int(re.findall("([0-9]+) texts were stored", process.stderr)[0])
+    assert_stopped(process, told, "check TIDB_DATABASE_URL")
     server.start()
-    stored = sql(server.url, COUNT)[0][0]
-    assert 0 < stored < 200
-    done = run_own("--texts", path, env=settings)
-    assert f"  - Stored: {200 - stored}, already stored: {stored}\n" in done.stdout
-    assert sql(server.url, COUNT) == [(200, 200)]
-    server.kill()
+    [(stored, _)] = sql(server.url, COUNT)
+    assert 0 < told <= stored < 200
+    done = run_own("--texts", "-", input=lines(numbered(200)), env=settings)
+    assert f"  - Stored: {200 - stored}, already stored: {stored}, " in done.stdout
 
 
-# The vector index.
-
-@pytest.fixture
-def with_tiflash(tmp_path, jina):
-    """Start a TiDB with a stand-in for TiFlash; return the settings of a real run."""
-    servers = []
-
-    def begin(*options):
-        servers.append(tiflash_process(tmp_path, *options).start())
-        return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
-                "TIDB_DATABASE_URL": servers[0].url}
-    yield begin
-    for server in servers:
-        server.kill()
-
-
-def test_the_index_is_built_and_explain_shows_that_the_search_uses_it(
-        run_own, with_tiflash, texts_file):
-    env = with_tiflash("-build-for", "1s")
-    done = run_own("--texts", texts_file(numbered(50)), "--vector-index", env=env)
-    assert done.returncode == 0 and "waiting for the vector index" in done.stderr, done.stderr
-    assert sql(env["TIDB_DATABASE_URL"], f"SHOW INDEX FROM {TABLE} WHERE Index_type = 'HNSW'")
-    deadline = time.monotonic() + 20
-    while "the search uses the vector index" not in done.stderr and time.monotonic() < deadline:
-        done = run_own("--vector-index", "--query", "number 7", env=env)  # once TiFlash is ready
-    assert "the search uses the vector index" in done.stderr
-    assert "    content: text number 7\n" in done.stdout
-
-
-def test_a_build_longer_than_the_read_timeout_is_waited_for(run_own, with_tiflash, texts_file):
-    env = with_tiflash("-build-for", "5s")
+def test_a_build_longer_than_the_read_timeout_is_waited_for_and_explain_shows_the_index(
+        run_own, begin, tmp_path):
+    env = begin(tiflash_process(tmp_path, "-build-for", "4s"))
     env["TIDB_DATABASE_URL"] += "?read_timeout=2"
-    done = run_own("--texts", texts_file(numbered(5)), "--vector-index", env=env)
-    assert done.returncode == 0 and "EXPLAIN says" in done.stderr, done.stderr
+    done = run_own("--texts", "-", "--vector-index", input=lines(numbered(50)), env=env)
+    assert done.returncode == 0 and "waiting for the vector index" in done.stderr, done.stderr
+    assert "EXPLAIN says" in done.stderr and sql(env["TIDB_DATABASE_URL"], INDEX)
+    ask = functools.partial(run_own, "--vector-index", "--query", "number 7", env=env)
+    wait_until(lambda: "the search uses the vector index" in ask().stderr)  # once it is ready
+    assert "    content: text number 7\n" in ask().stdout
 
 
 def test_ctrl_c_leaves_the_build_to_tidb_and_a_second_run_says_that_it_is_being_built(
-        run_own, with_tiflash, texts_file):
-    env = with_tiflash("-build-for", "8s")
-    process = start(env, "--texts", texts_file(numbered(5)), "--vector-index")
+        start, run_own, begin, tmp_path):
+    env = begin(tiflash_process(tmp_path, "-build-for", "8s"))
+    process = start(env, "--vector-index", texts=numbered(5))
+    process.stdin.close()
     assert "after a Ctrl-C, TiDB goes on building it" in process.stderr.readline()
     adding = "SELECT 1 FROM information_schema.ddl_jobs WHERE state = 'running'"
-    wait_until(lambda: sql(env["TIDB_DATABASE_URL"], adding), process)
+    wait_until(lambda: sql(env["TIDB_DATABASE_URL"], adding))
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10)[1] == "" and process.returncode == 130
+    assert process.wait(30) == 130 and process.stderr.read() == ""
     done = run_own("--vector-index", "--query", "number 3", env=env)
     assert done.returncode == 0 and "    content: text number 3\n" in done.stdout
     assert "1061" in done.stderr and "the search is exact" in done.stderr
-    deadline = time.monotonic() + 30
-    index = f"SHOW INDEX FROM {TABLE} WHERE Index_type = 'HNSW'"
-    while not sql(env["TIDB_DATABASE_URL"], index):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: sql(env["TIDB_DATABASE_URL"], INDEX))
 
 
-def test_a_build_that_fails_gives_tiflashs_reason_and_the_search_stays_exact(
-        run_own, with_tiflash, texts_file):
-    env = with_tiflash("-build-error", "disk is full")
-    done = run_own("--texts", texts_file(numbered(5)), "--vector-index", "--query", "number 3",
-                   env=env)
-    assert done.returncode == 0 and "    content: text number 3\n" in done.stdout
-    line, = [line for line in done.stderr.splitlines() if "9014" in line]
-    assert "disk is full" in line and "the search is exact" in line
-    assert sql(env["TIDB_DATABASE_URL"], COUNT) == [(5, 5)]
-
-
-def test_without_tiflash_a_line_says_that_the_search_is_exact(run_own, real_settings, texts_file):
-    done = run_own("--texts", texts_file("ab"), "--vector-index", "--query", "a", env=real_settings)
+@pytest.mark.parametrize("words", [
+    ["9014", "disk is full"], ["1105"], ["without TiDB"]], ids=["TiFlash fails", "no TiFlash", ""])
+def test_without_an_index_a_line_says_why_and_that_the_search_is_exact(
+        run_own, request, begin, tmp_path, words):
+    env = request.getfixturevalue("on_tidb") if words == ["1105"] else {}
+    if words[0] == "9014":
+        env = begin(tiflash_process(tmp_path, "-build-error", "disk is full"))
+    done = run_own("--texts", "-", "--vector-index", "--query", "a", input="a\nb\n", env=env)
     assert done.returncode == 0 and "    content: a\n" in done.stdout
     line, = [line for line in done.stderr.splitlines() if "no vector index" in line]
-    assert "exact" in line
-
-
-def test_a_user_who_may_not_build_the_index_is_told_the_privilege(run_own, on_tidb, texts_file):
-    run_own("--texts", texts_file("ab"), env=on_tidb)
-    tidb = on_tidb["TIDB_DATABASE_URL"]
-    user = "u" + tidb[-10:]
-    sql(tidb, f"CREATE USER {user}")
-    try:
-        sql(tidb, f"GRANT SELECT, INSERT, UPDATE, CREATE ON {TABLE} TO {user}")
-        done = run_own("--vector-index", env=dict(
-            on_tidb, TIDB_DATABASE_URL=tidb.replace("//root@", f"//{user}@")))
-        done.stderr = done.stderr.replace("waiting for", "no waiting for")
-        assert_one_line_error(done, "1142", "ALTER")
-    finally:
-        sql(tidb, f"DROP USER {user}")
-
-
-# The example as a file.
-
-def test_the_inline_metadata_is_the_requirements_and_tqdm():
-    block = re.search(r"(?ms)^# /// script$(.*?)^# ///$", EXAMPLE.read_text(encoding="utf-8"))
-    dependencies = re.findall(r'"(\S+?)"', block.group(1).partition("dependencies")[2])
-    assert dependencies == [*(ROOT / "requirements.txt").read_text().split(), "tqdm>=4.66"]
+    assert all(word in line for word in ["the search is exact", *words])
