@@ -13,13 +13,13 @@ It works on TiDB Cloud Starter on AWS only. The environment or the demo's file .
 
 import argparse
 import json
+import math
 import re
 import sqlite3
 import sys
 from pathlib import Path
 
-import dotenv
-from own_texts import Parser
+from command_line import Parser
 from sqlalchemy import Engine, Integer, Text, column, exc, func, insert, select, text
 from sqlalchemy.schema import Column, Computed, CreateTable, MetaData, Table
 from tidb_vector.sqlalchemy import VectorType  # type: ignore[import-untyped]
@@ -30,10 +30,9 @@ import jina_ai_embeddings_demo as demo
 
 # %% Step 1. Connect to the database
 def connect() -> Engine:
-    """Return an engine for TiDB or its stand-in. Raises what demo.connect does."""
+    """Return an engine for TiDB or its stand-in. Raises ValueError."""
     if demo.TIDB_DATABASE_URL:
-        return demo.connect()[0]
-    dotenv.load_dotenv(encoding="utf-8-sig")  # shows why the demo could not read it
+        return demo.create_tidb_engine(demo.TIDB_DATABASE_URL)
     print("no TIDB_DATABASE_URL: SQLite in memory replaces TiDB, and a simple hash of the words "
           "the embeddings of Jina AI", file=sys.stderr)
     return create_stand_in_engine()
@@ -41,22 +40,21 @@ def connect() -> Engine:
 # %% Step 2. Configure the API key
 def set_api_key(engine: Engine, key: str) -> None:
     """Have the cluster use *key*. Raises ValueError for what is no key, and DBAPIError."""
+    # A wrong key would be set for all users, and run() might not find it in TiDB's words.
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
         raise ValueError("JINAAI_API_KEY has a character that no key has; copy it again")
-    print("setting JINAAI_API_KEY for the whole TiDB cluster and all of its users", file=sys.stderr)
     with engine.begin() as connection:
+        print("setting JINAAI_API_KEY for the whole TiDB cluster and all of its users",
+              file=sys.stderr)
         connection.execute(text("SET @@GLOBAL.TIDB_EXP_EMBED_JINA_AI_API_KEY = :key"), {"key": key})
 
 # %% Step 3. Create a vector table
 def define_table(name: str, dimensions: int, model: str, *options: str) -> Table:
     """Return a table whose embeddings TiDB generates; the *options* are Jina AI's, as JSON."""
     embedding = func.EMBED_TEXT(model, column("content"), *options)
-    return Table(
-        name, MetaData(),
-        Column("id", Integer, primary_key=True, autoincrement=False),
-        Column("content", Text),
-        Column("embedding", VectorType(dim=dimensions), Computed(embedding, persisted=True)),
-        info={"model": model})
+    vector = Column("embedding", VectorType(dim=dimensions), Computed(embedding, persisted=True))
+    return Table(name, MetaData(), Column("id", Integer, primary_key=True, autoincrement=False),
+                 Column("content", Text), vector, info={"model": model})
 
 
 TABLES = {  # by Jina AI's option that each is an example of
@@ -122,8 +120,9 @@ def embed_text(model: str, content: str, options: str = "{}") -> str:
 
 def embed_cosine_distance(vector: str, question: str) -> float:
     """Return the cosine distance between a vector of embed_text and a question."""
-    [embedding] = demo.stand_in_embeddings([question])
-    return 1 - sum(a * b for a, b in zip(json.loads(vector), embedding))
+    stored, [asked] = json.loads(vector), demo.stand_in_embeddings([question])
+    product = sum(a * b for a, b in zip(stored, asked))
+    return 1 - product / (math.hypot(*stored) * math.hypot(*asked))
 
 
 def create_stand_in_engine() -> Engine:
@@ -139,16 +138,8 @@ def create_stand_in_engine() -> Engine:
     return engine
 
 # %% Run it
-ADVICE = {  # by how an error of TiDB's begins
-    # A syntax, variable, function or type that is not known, or not in a generated column.
-    r"\((1064|1193|1305|1901|3102|3763|4161),": "Auto Embedding works on TiDB Cloud Starter on AWS "
-        "only; anywhere else, embed the texts as jina_ai_embeddings_demo.py does",
-    r"\(1227,": "leave JINAAI_API_KEY blank and have the cluster's administrator set the key",
-}
-
-
-def run(table: Table) -> None:
-    """Store the texts in *table* and answer the question. Raises what the five steps raise."""
+def store_and_search(table: Table) -> None:
+    """Run the five steps, which raise ValueError and DBAPIError."""
     engine = connect()
     if demo.TIDB_DATABASE_URL and demo.JINAAI_API_KEY:
         set_api_key(engine, demo.JINAAI_API_KEY)
@@ -165,28 +156,25 @@ def run(table: Table) -> None:
         print(f"  - distance: {distance}\n    content: {id}. {content}")
 
 
-def run_with_advice(table: Table) -> None:
-    """Do what run does. Raises RuntimeError for an error of TiDB's, without the key in it."""
-    try:
-        run(table)
-    except exc.DBAPIError as error:
-        message = str(error.orig)
-        if demo.JINAAI_API_KEY:
-            message = message.replace(demo.JINAAI_API_KEY, "***")
-        for codes, advice in ADVICE.items():  # for other codes, demo.main has advice
-            if re.match(codes, message):
-                message = f"TiDB: {message[:200]}; {advice}"
-        raise RuntimeError(message) from error
-
-
-def main() -> None:
-    """Run with the table that the command line asks for; end as demo.main does."""
+def run() -> None:
+    """Do all this with the table that the command line asks for. Raises ValueError."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--option", choices=TABLES, default="none", help="the option of Jina AI's "
                         "to use: a task for texts and one for questions, or 768 dimensions")
-    table = TABLES[parser.parse_args().option]
-    demo.main(lambda: run_with_advice(table))
+    try:
+        store_and_search(TABLES[parser.parse_args().option])
+    except exc.DBAPIError as error:
+        words = str(error.orig).replace(demo.JINAAI_API_KEY or "\0", "***")
+        number = error.orig.args[0] if error.orig else 0
+        # A syntax, variable, function or type that is not known, or not in a generated column.
+        if number in (1064, 1193, 1305, 1901, 3102, 3763, 4161):
+            words = (f"TiDB: {words[:200]}; Auto Embedding works on TiDB Cloud Starter on AWS "
+                     "only; anywhere else, embed the texts as jina_ai_embeddings_demo.py does")
+        elif number == 1227:
+            words = (f"TiDB: {words[:200]}; leave JINAAI_API_KEY blank and have the cluster's "
+                     "administrator set the key")
+        raise ValueError(words) from error  # demo.main has advice for other numbers
 
 
 if __name__ == "__main__":
-    main()
+    demo.main(run)

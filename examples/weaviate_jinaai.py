@@ -11,30 +11,22 @@ http://localhost:8080), WEAVIATE_API_KEY (which Weaviate Cloud asks for) and WEA
 (the second port of your own server, by default 50051).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
 import socket
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-import dotenv
 import httpx
-from own_texts import Parser
+from command_line import Parser
 
 with warnings.catch_warnings(record=True):  # the client's packages warn of each other
     import weaviate
+import weaviate.classes as wvc
 from weaviate import exceptions
-from weaviate.classes.batch import Shard
-from weaviate.classes.config import Configure, DataType, Property, VectorDistances
-from weaviate.classes.data import DataObject
-from weaviate.classes.init import AdditionalConfig, Auth, Timeout
-from weaviate.classes.query import MetadataQuery
 from weaviate.collections import Collection
 from weaviate.util import generate_uuid5
 
@@ -45,17 +37,12 @@ import jina_ai_embeddings_demo as demo
 WEAVIATE_URL = os.getenv("WEAVIATE_URL", "").strip() or "http://localhost:8080"
 WEAVIATE_API_KEY = os.getenv("WEAVIATE_API_KEY", "").strip()
 WEAVIATE_GRPC_PORT = os.getenv("WEAVIATE_GRPC_PORT", "").strip() or "50051"
-TIMEOUT = Timeout(init=10, query=60, insert=120)  # seconds; Weaviate waits 50 for Jina AI
-DOCKER_RUN = ("docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:50051:50051 "
-              "semitechnologies/weaviate:1.35.2")
+TIMEOUT = wvc.init.Timeout(init=10, query=60, insert=120)  # seconds; Weaviate waits 50 for Jina AI
 
 
 def connect() -> weaviate.WeaviateClient:
     """Return a connection to WEAVIATE_URL that carries JINAAI_API_KEY; the caller closes it.
-
-    Raises ValueError for a setting that cannot be used, ConnectionError where nothing answers,
-    and WeaviateBaseError or httpx.HTTPError for other failures.
-    """
+    Raises ValueError for settings, WeaviateBaseError and httpx.HTTPError."""
     if not demo.JINAAI_API_KEY:
         raise ValueError("JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
     for name, key in (("JINAAI", demo.JINAAI_API_KEY), ("WEAVIATE", WEAVIATE_API_KEY)):
@@ -63,10 +50,9 @@ def connect() -> weaviate.WeaviateClient:
             raise ValueError(f"{name}_API_KEY has a character that no key has; copy it again")
     options: dict[str, Any] = {
         "headers": {"X-JinaAI-Api-Key": demo.JINAAI_API_KEY},
-        "auth_credentials": Auth.api_key(WEAVIATE_API_KEY) if WEAVIATE_API_KEY else None,
-        "additional_config": AdditionalConfig(timeout=TIMEOUT),
-        "skip_init_checks": True,  # they also ask the web for the client's newest version
-    }
+        "auth_credentials": wvc.init.Auth.api_key(WEAVIATE_API_KEY) if WEAVIATE_API_KEY else None,
+        "additional_config": wvc.init.AdditionalConfig(timeout=TIMEOUT),
+        "skip_init_checks": True}  # they also ask the web for the client's newest version
     match = re.fullmatch(r"(?:(https?)://)?([\w.-]+)(?::(\d+))?/?", WEAVIATE_URL)
     scheme, host, port = match.groups() if match else ("", "", "")
     if host.endswith((".weaviate.cloud", ".weaviate.network")):
@@ -76,47 +62,41 @@ def connect() -> weaviate.WeaviateClient:
     if not scheme:
         raise ValueError("WEAVIATE_URL must be http(s)://HOST:PORT or a Weaviate Cloud address")
     secure = scheme == "https"
-    http_port = check_port(host, port or ("443" if secure else "80"))
-    grpc_port = check_port(host, WEAVIATE_GRPC_PORT)
+    ports = port or ("443" if secure else "80"), WEAVIATE_GRPC_PORT
+    try:
+        for port in ports:  # because the client would try a missing gRPC port for minutes
+            socket.create_connection((host, int(port)), TIMEOUT.init).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise ValueError(
+            f"nothing answers at {host}:{port} ({error}); check WEAVIATE_URL and "
+            "WEAVIATE_GRPC_PORT, or start a Weaviate: docker run -p 127.0.0.1:8080:8080 "
+            "-p 127.0.0.1:50051:50051 semitechnologies/weaviate:1.35.2") from error
     try:
         return weaviate.connect_to_custom(
-            host, http_port, secure, host, grpc_port, secure, **options)
+            host, int(ports[0]), secure, host, int(ports[1]), secure, **options)
     except (LookupError, TypeError) as error:  # JSON, but not that of a Weaviate
         raise ValueError("what answers at WEAVIATE_URL is no Weaviate; check it") from error
-
-
-def check_port(host: str, port: str) -> int:
-    """Return *port* as a number. Raises ConnectionError where nothing answers."""
-    try:  # because the client alone would try a missing gRPC port for minutes
-        socket.create_connection((host, int(port)), TIMEOUT.init).close()
-    except (OSError, OverflowError, ValueError) as error:
-        raise ConnectionError(
-            f"nothing answers at {host}:{port} ({error}); check WEAVIATE_URL and "
-            f"WEAVIATE_GRPC_PORT, or start a Weaviate: {DOCKER_RUN}") from error
-    return int(port)
 
 # %% Step 2. Create the collection
 COLLECTION = "JinaaiWeaviateDemoDocument"
 
 
-def create_collection(client: weaviate.WeaviateClient, model: str | None) -> Collection:
+def create_collection(client: weaviate.WeaviateClient, model: Optional[str]) -> Collection:
     """Create the collection, whose texts Weaviate embeds with *model*, unless it exists; return it.
-
     None leaves it to the server, 1.35's choice being jina-embeddings-v4 of 2048 dimensions.
-    Raises ValueError if the collection exists with another model or endpoint.
-    """
+    Raises ValueError if the collection exists with another model or endpoint."""
     endpoint = re.fullmatch(r"(https?://.+)/v1/embeddings", demo.JINAAI_API_URL)
     if not endpoint:
         raise ValueError("JINAAI_API_URL must be http(s)://…/v1/embeddings: Weaviate asks no other")
     shorten = re.match("jina-embeddings-v[3-9]", model or "")  # v2 does not take dimensions
-    vector_config = Configure.Vectors.text2vec_jinaai(
+    index = wvc.config.Configure.VectorIndex.hnsw(distance_metric=wvc.config.VectorDistances.COSINE)
+    vector_config = wvc.config.Configure.Vectors.text2vec_jinaai(
         model=model, base_url=endpoint[1], dimensions=demo.DIMENSIONS if shorten else None,
-        vectorize_collection_name=False,  # Jina AI gets the text alone
-        vector_index_config=Configure.VectorIndex.hnsw(distance_metric=VectorDistances.COSINE))
+        vectorize_collection_name=False, vector_index_config=index)  # Jina AI gets the text alone
     try:
         client.collections.create(
-            COLLECTION, properties=[Property(name="content", data_type=DataType.TEXT)],
-            vector_config=vector_config)
+            COLLECTION, vector_config=vector_config, properties=[
+                wvc.config.Property(name="content", data_type=wvc.config.DataType.TEXT)])
     except exceptions.UnexpectedStatusCodeError:
         if not client.collections.exists(COLLECTION):
             raise
@@ -125,13 +105,13 @@ def create_collection(client: weaviate.WeaviateClient, model: str | None) -> Col
     settings = vector.vectorizer.model if vector else {}
     # The endpoint is checked as well because Weaviate sends it the key.
     if model not in (None, settings.get("model")) or settings.get("baseURL") != endpoint[1]:
-        raise ValueError(
-            f"collection {COLLECTION} holds embeddings of {settings.get('model')} from "
-            f"{settings.get('baseURL')}: set JINAAI_MODEL and JINAAI_API_URL to these or delete it")
+        raise ValueError(f"collection {COLLECTION} holds embeddings of {settings.get('model')!r} "
+                         f"from {settings.get('baseURL')!r}: set JINAAI_MODEL and JINAAI_API_URL "
+                         "to these or delete it")
     return collection
 
 # %% Step 3. Import texts, with or without their embeddings
-def new_texts(collection: Collection, texts: Sequence[str]) -> list[str]:
+def new_texts(collection: Collection, texts: list[str]) -> list[str]:
     """Return those of *texts* that are not stored with an embedding yet, each once, in order."""
     ids = {text: generate_uuid5(text) for text in texts}
     found = collection.query.fetch_objects_by_ids(
@@ -140,15 +120,13 @@ def new_texts(collection: Collection, texts: Sequence[str]) -> list[str]:
     return [text for text in ids if ids[text] not in stored]
 
 
-def store_texts(collection: Collection, texts: Sequence[str],
-                embeddings: Mapping[str, list[float]] | None = None) -> dict[str, str]:
+def store_texts(collection: Collection, texts: list[str],
+                embeddings: Optional[dict[str, list[float]]] = None) -> dict[str, str]:
     """Store a batch of new *texts*; return those that failed, with the reasons.
-
     Weaviate asks Jina AI for the embeddings, unless you re-use those that you have: *embeddings* by
-    text, such as dict(zip(texts, demo.embed_texts(texts))). Raises WeaviateBaseError.
-    """
-    objects = [DataObject({"content": text}, uuid=generate_uuid5(text),
-                          vector=(embeddings or {}).get(text)) for text in texts]
+    text, such as dict(zip(texts, demo.embed_texts(texts))). Raises WeaviateBaseError."""
+    objects = [wvc.data.DataObject({"content": text}, uuid=generate_uuid5(text),
+                                   vector=(embeddings or {}).get(text)) for text in texts]
     logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)  # its errors show the vectors
     try:
         errors = collection.data.insert_many(objects).errors
@@ -164,40 +142,36 @@ def store_texts(collection: Collection, texts: Sequence[str],
 # %% Step 4. Search by meaning, or by meaning and words
 def find_documents(collection: Collection, query: str, limit: int) -> list[tuple[str, float]]:
     """Return the *limit* texts nearest to *query* and their cosine distances, 0 to 2."""
-    found: Any = collection.query.near_text(
-        query, limit=limit, return_metadata=MetadataQuery(distance=True))
+    found: Any = collection.query.near_text(query, limit=limit, return_metadata=["distance"])
     return [(item.properties["content"], item.metadata.distance) for item in found.objects]
 
 
 def find_hybrid(collection: Collection, query: str, limit: int) -> list[tuple[str, float]]:
     """Return the *limit* best texts by meaning and words and their scores, 0 to 1."""
-    found: Any = collection.query.hybrid(
-        query, limit=limit, return_metadata=MetadataQuery(score=True))
+    found: Any = collection.query.hybrid(query, limit=limit, return_metadata=["score"])
     return [(item.properties["content"], item.metadata.score) for item in found.objects]
 
 # %% Run it
-ADVICE = {  # by what a message of Weaviate's has in it; the first that fits
-    "JinaAI API failed with status: 40[123]": "check JINAAI_API_KEY and its balance",
-    "JinaAI API failed with status: (429|50)": "run again in 60 s",
-    "JinaAI API|POST request|read response|unmarshal|no embedding|panic":
-        "check JINAAI_API_URL and JINAAI_MODEL",
-    "no module": "start Weaviate with ENABLE_MODULES=text2vec-jinaai",
-    "": "check WEAVIATE_URL and WEAVIATE_API_KEY",
-}
+def embedding_advice(words: str) -> str:
+    """Return what to do when Weaviate got no embedding: only its *words* have Jina AI's status."""
+    status = re.search(r"JinaAI API failed with status: (\d+)", words)
+    if status and status[1] in ("408", "429", "500", "502", "503", "504"):
+        return "try again in 60 s"
+    return "check JINAAI_API_KEY, its balance, JINAAI_API_URL and JINAAI_MODEL"
 
 
-def explain(message: str) -> str:
-    """Return what Weaviate says, without keys and vectors, in 200 characters, and what to do."""
+def explain(words: str, advice: str) -> str:
+    """Return Weaviate's *words*, without keys and vectors, in 200 characters, and the *advice*."""
     for key in filter(None, (demo.JINAAI_API_KEY, WEAVIATE_API_KEY)):
-        message = message.replace(key, "***")
-    message = re.sub(r"(-?\d[\d.e+-]*,\s*){2,}", "… ", re.sub(demo.CONTROL, " ", message))
-    message = re.sub(".*(remote client vectorize|set of all errors): ", "", message)
-    advice = [ADVICE[words] for words in ADVICE if re.search(words, message)]
-    return f"Weaviate: {message[:200]}; {advice[0]}"
+        words = words.replace(key, "***")
+    words = "".join(letter if letter.isprintable() else " " for letter in words)
+    words = re.sub(r"(-?\d[\d.e+-]*, *){2,}", "… ", words)
+    words = re.sub(".*(remote client vectorize|set of all errors): ", "", words)
+    return f"Weaviate: {words[:200]}; {advice}"
 
 
 def store_and_search(client: weaviate.WeaviateClient) -> None:
-    """Print the texts and the answers. Raises RuntimeError for texts that are not stored."""
+    """Print the texts and the answers. Raises ValueError for texts that are not stored."""
     collection = create_collection(client, demo.JINAAI_MODEL)
     print("- Inserting Data to Weaviate...")
     new = new_texts(collection, demo.TEXTS)
@@ -206,9 +180,10 @@ def store_and_search(client: weaviate.WeaviateClient) -> None:
         state = "Inserting" if content in new else "Already stored"
         print(f"  - {'Failed' if content in failed else state}: {content}")
     if failed:
-        raise RuntimeError(f"{len(failed)} not stored; {explain(list(failed.values())[0])}")
+        reason = list(failed.values())[0]
+        raise ValueError(f"{len(failed)} not stored; {explain(reason, embedding_advice(reason))}")
     # A server with asynchronous indexing finds nothing till it is done.
-    collection.batch.wait_for_vector_indexing([Shard(collection=COLLECTION)])
+    collection.batch.wait_for_vector_indexing([wvc.batch.Shard(collection=COLLECTION)])
     print("- List All Documents and Their Distances to the Query:")
     documents = find_documents(collection, "What is TiDB?", 20)
     for content, distance in documents:
@@ -224,13 +199,18 @@ def store_and_search(client: weaviate.WeaviateClient) -> None:
 
 
 def run() -> None:
-    """Run the steps. Raises OSError, RuntimeError or ValueError, whose words are for the user."""
-    dotenv.load_dotenv(encoding="utf-8-sig")  # shows why the demo could not read it
+    """Run the steps. Raises ValueError, whose words are for the user."""
     try:
         with connect() as client:
             store_and_search(client)
     except (exceptions.WeaviateBaseError, httpx.HTTPError) as error:
-        raise RuntimeError(explain(str(error) or type(error).__name__)) from error
+        advice = "check WEAVIATE_URL, WEAVIATE_API_KEY and WEAVIATE_GRPC_PORT"
+        unanswered = isinstance(error.__context__, exceptions.WeaviateRetryError)
+        if isinstance(error, exceptions.WeaviateQueryError) and not unanswered:
+            advice = embedding_advice(str(error))  # the question got none
+        elif isinstance(error, exceptions.UnexpectedStatusCodeError) and error.status_code == 422:
+            advice = "start Weaviate with ENABLE_MODULES=text2vec-jinaai"
+        raise ValueError(explain(str(error) or type(error).__name__, advice)) from error
 
 
 if __name__ == "__main__":
