@@ -1,18 +1,17 @@
-"""The README in three languages: equal in substance, with snippets of the script that run."""
+"""The README in three languages: equal in substance, and every block of it runs as it stands."""
 
-import ast
 import posixpath
 import re
 import subprocess
 import sys
 
-import nbclient
-import nbformat
 import pytest
-from conftest import ROOT, SCRIPT, SETTINGS, demo_environment
+from helpers import ROOT, SCRIPT, SETTINGS, demo_environment, sql
+from jina_server import status
 
 LANGUAGES = ["README.md", "docs/README.zh.md", "docs/README.ja.md"]
-EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*.py"))
+EXAMPLES = ["examples/own_texts.py", "examples/tidb_auto_embedding.py",
+            "examples/weaviate_jinaai.py"]
 
 
 def read(path):
@@ -22,6 +21,10 @@ def read(path):
 def code_blocks(path):
     """Return (language, content) of each code block."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", read(path), re.M | re.S)
+
+
+def blocks(language):
+    return [content for name, content in code_blocks("README.md") if name == language]
 
 
 def prose(path):
@@ -36,27 +39,20 @@ def links(path):
             for target in targets]
 
 
-def snippets():
-    """Return the first block, which imports the script, and those of its steps."""
-    first, *steps = [content for language, content in code_blocks("README.md")
-                     if language == "python"]
-    return first, steps
-
-
 # Three languages.
 
 def headings(path):
     return re.findall(r"^(#+) ", prose(path), re.M)
 
 
-def comparable_blocks(path):
-    # A diagram may be labelled in the reader's language, but has the same nodes and arrows.
-    return [(language, re.sub(r"\[[^](]*\]|\|[^|]*\|", "", content) if language == "mermaid"
-             else content) for language, content in code_blocks(path)]
+def blocks_without_texts(path):
+    # A command may load example texts in the reader's language.
+    return [(language, re.sub(r"(printf|--query) (['\"]).*?\2", r"\1", content))
+            for language, content in code_blocks(path)]
 
 
-def links_but_to_languages(path):
-    return [link for link in links(path) if link not in LANGUAGES]
+def links_but_to_languages_and_the_tutorial(path):
+    return [link for link in links(path) if link not in LANGUAGES and "docs.pingcap" not in link]
 
 
 def table_rows(path):
@@ -64,7 +60,8 @@ def table_rows(path):
 
 
 @pytest.mark.parametrize("path", LANGUAGES[1:])
-@pytest.mark.parametrize("part", [headings, comparable_blocks, links_but_to_languages, table_rows])
+@pytest.mark.parametrize("part", [
+    headings, blocks_without_texts, links_but_to_languages_and_the_tutorial, table_rows])
 def test_each_language_has_the_same(part, path):
     assert part(path) == part("README.md") != []
 
@@ -77,94 +74,129 @@ def test_the_first_lines_link_to_all_languages(path):
 
 
 @pytest.mark.parametrize("path", LANGUAGES)
-def test_relative_links_lead_to_files(path):
+def test_relative_links_lead_to_files_and_each_step_to_its_cell(path):
     files = [link for link in links(path) if "://" not in link]
-    assert files and all((ROOT / file).exists() for file in files)
+    assert all((ROOT / file.partition("#")[0]).exists() for file in files)
+    script = SCRIPT.read_text(encoding="utf-8").splitlines()
+    lines = [int(file.partition("#L")[2]) for file in files if "#L" in file]
+    assert [script[line - 1][:11] for line in lines] == [f"# %% Step {n}" for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("path", LANGUAGES)
-def test_every_setting_and_example_is_told_in_at_most_380_lines(path):
+def test_every_setting_and_example_is_told_in_at_most_300_lines_and_10_rows_of_errors(path):
     for name in SETTINGS:
         assert f"`{name}`" in read(path)
     for example in EXAMPLES:
         assert example in links(path)
-    assert len(read(path).splitlines()) <= 380
-
-
-# Snippets.
-
-def test_each_step_has_a_snippet_of_the_scripts_own_lines_in_their_order():
-    script = [line.strip() for line in read(SCRIPT.name).splitlines()]
-    steps = snippets()[1]
-    assert len(steps) == 5
-    for snippet in steps:
-        lines, position = snippet.splitlines(), 0
-        assert len(lines) <= 25 and lines[0].startswith(("from ", "import "))
-        for line in lines:
-            if line.strip() and not line.startswith(("from ", "import ")):
-                position = script.index(line.strip(), position)  # raises ValueError if not there
-
-
-def run_cells(cells, folder, **settings):
-    """Run *cells* in a Jupyter kernel, where __file__ does not exist; return what they print."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in [
-        f"import sys; sys.path.append({str(ROOT)!r})", *cells]])
-    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3")
-    client.execute(cwd=str(folder), env=demo_environment(settings))
-    return "".join(output["text"] for cell in notebook.cells for output in cell.outputs
-                   if output.get("name") == "stdout")
-
-
-def test_the_block_that_imports_the_script_prints_an_answer(jina, tidb, tmp_path):
-    printed = run_cells([snippets()[0]], tmp_path, JINAAI_API_KEY=jina.key,
-                        JINAAI_API_URL=jina.url, TIDB_DATABASE_URL=tidb)
-    assert printed.startswith("The key is under the mat. 0.")
-
-
-def test_the_steps_pasted_in_a_row_into_a_kernel_give_the_tutorials_answer(jina, tidb, tmp_path):
-    printed = run_cells(snippets()[1], tmp_path, JINAAI_API_KEY=jina.key, JINAAI_API_URL=jina.url,
-                        TIDB_DATABASE_URL=tidb)
-    assert re.fullmatch(r"  - distance: 0\.\d+\n    content: TiDB is an open-source .*\n", printed)
-
-
-@pytest.mark.parametrize("step", range(5))
-def test_each_step_pasted_alone_into_a_file_runs(step, jina, tmp_path):
-    (tmp_path / "pasted.py").write_text(snippets()[1][step], encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "pasted.py"], cwd=str(tmp_path), capture_output=True, text=True,
-        env=dict(demo_environment({"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url}),
-                 PYTHONPATH=str(ROOT)))
-    assert done.returncode == 0 and "Error" not in done.stderr, done.stderr
+    assert len(read(path).splitlines()) <= 300
+    errors = read(path)[read(path).index("`cannot read .env"):].partition("\n\n")[0]
+    assert 1 <= len(errors.splitlines()) <= 10
 
 
 def test_the_shown_output_is_the_demos():
     done = subprocess.run([sys.executable, str(SCRIPT)], env=demo_environment(),
                           capture_output=True, text=True)
-    assert ("text", done.stdout) in code_blocks("README.md")
+    assert [done.stdout] == blocks("text")
 
 
-# Errors.
+# Blocks of Python, each in a file of its own.
 
-def error_lines():
-    """Yield the longest constant part of every error message and piece of advice in the scripts."""
-    for script in SCRIPT.name, "examples/own_texts.py":
-        tree = ast.parse(read(script))
-        for node in ast.walk(tree):
-            names = "ValueError", "EmbeddingError", "exit"
-            if isinstance(node, ast.Call) and node.args and getattr(
-                    node.func, "id", getattr(node.func, "attr", None)) in names:
-                parts = getattr(node.args[-1], "values", [node.args[0], node.args[-1]])
-                yield max((part.value for part in parts if isinstance(part, ast.Constant)
-                           and isinstance(part.value, str)), key=len, default="")
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ADVICE":
-                yield from (value.value for value in node.value.values)
+@pytest.fixture
+def run_file(tmp_path):
+    """Run Python code, with the demo on its path; return what it prints."""
+    def run(code, *command, **settings):
+        (tmp_path / "test_block.py").write_text(code, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, *command, "test_block.py"], cwd=tmp_path, capture_output=True,
+            env=dict(demo_environment(settings), PYTHONPATH=str(ROOT)), text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    return run
 
 
-@pytest.mark.parametrize("path", LANGUAGES)
-def test_every_error_line_of_the_scripts_is_in_the_table(path):
-    table = " ".join(re.findall(r"^\| `.*", prose(path), re.M))
-    lines = [line for line in error_lines() if len(line) > 5]
-    assert len(lines) >= 20
-    for line in lines:
-        clause = re.split(r"[;:,(]", line.replace("error: ", "").strip(" ;:(,"))[0].strip()
-        assert clause in table, line
+@pytest.mark.parametrize("account", [False, True])
+def test_the_block_that_imports_the_script_prints_an_answer(run_file, on_tidb, account):
+    printed = run_file(blocks("python")[0], **(on_tidb if account else {}))
+    assert re.fullmatch(r"The key is under the mat\. 0\.\d+\n", printed)
+
+
+CALLS = """
+from fastapi.testclient import TestClient
+
+with TestClient(app) as client:
+    demo.insert_documents(app.state.engine, ["a b", "c"], demo.embed_texts(["a b", "c"]))
+    for _ in range(2):
+        answer = client.get("/search", params={"question": "b", "limit": 1})
+        print(answer.status_code, answer.json())
+"""
+
+
+def test_the_web_service_finds_texts_and_answers_503_while_the_embeddings_fail(
+        run_file, on_tidb, jina):
+    jina.faults = [None, None, status(401)]
+    found, failed = run_file(blocks("python")[1] + CALLS, **on_tidb).splitlines()
+    assert found.startswith("200 [['a b', 0.") and failed.startswith("503 {'detail': ")
+
+
+def test_the_test_without_a_network_passes(run_file):
+    assert "1 passed" in run_file(blocks("python")[2], "-m", "pytest", "-p", "no:cacheprovider")
+
+
+# Recipes, each applied to a copy of the script.
+
+TABLE, V3 = "jinaai_tidb_demo_documents", "jina-embeddings-v3"
+ANOTHER_TABLE, DIMENSIONS, METADATA, LONGER_TEXTS = blocks("diff")
+
+
+def changed_script(recipe):
+    """Return the script with the lines behind - replaced by those behind +."""
+    script = SCRIPT.read_text(encoding="utf-8")
+    for old, new in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n)+)", recipe, re.M):
+        old, new = (re.sub("^[-+]", "", lines, flags=re.M) for lines in (old, new))
+        assert script.count(old) == 1, old
+        script = script.replace(old, new)
+    return script
+
+
+@pytest.mark.parametrize("recipe, model, table", [
+    (ANOTHER_TABLE, "", "notes"), (ANOTHER_TABLE, V3, "notes_jina_embeddings_v3"),
+    (DIMENSIONS, V3, TABLE + "_jina_embeddings_v3"), (METADATA, "", TABLE),
+    (LONGER_TEXTS, "", TABLE)])
+def test_the_script_goes_on_working_with_a_recipe(run_file, on_tidb, recipe, model, table):
+    for stored in "  - Inserting: ", "  - Already stored: ":
+        printed = run_file(changed_script(recipe), **on_tidb, JINAAI_MODEL=model)
+        assert printed.count(stored) == 2 and printed.count("distance: ") == 3
+    url, dimensions = on_tidb["TIDB_DATABASE_URL"], 1024 if recipe == DIMENSIONS else 768
+    assert sql(url, "SHOW TABLES") == [(table,)]
+    assert sql(url, f"SELECT VEC_DIMS(content_vec) FROM {table}") == [(dimensions,)] * 2
+
+
+def test_metadata_is_stored_and_searched_by(run_file, on_tidb):
+    code = changed_script(METADATA).partition("if __name__")[0] + """
+engine, embed = connect()
+create_table(engine)
+for source, texts in ("mail", ["a b", "c"]), ("wiki", ["a", "d"]):
+    insert_documents(engine, texts, embed(texts), source)
+for source in "mail", "wiki", "none":
+    print([content for content, _ in find_documents(engine, generate_embeddings("a"), 1, source)])
+"""
+    assert run_file(code, **on_tidb) == "['a b']\n['a']\n[]\n"
+
+
+def test_longer_texts_are_stored_once(run_file, on_tidb):
+    code = changed_script(LONGER_TEXTS).partition("if __name__")[0] + """
+engine, embed = connect()
+create_table(engine)
+texts = ["a " * 5000, "a " * 5000 + "b", "c"]
+for _ in range(2):
+    new = new_texts(engine, texts)
+    print(len(new))
+    insert_documents(engine, texts, embed(texts))
+print(sorted(len(content) for content, _ in find_documents(engine, embed(["c"])[0], 9)))
+"""
+    assert run_file(code, **on_tidb) == "3\n0\n[1, 10000, 10001]\n"
+
+
+def test_768_characters_fit_into_a_unique_key(run_file, on_tidb):
+    code = SCRIPT.read_text(encoding="utf-8").replace("String(255", "String(768")
+    assert "  - Inserting: " in run_file(code, **on_tidb)
