@@ -8,6 +8,7 @@ mark missed is said so, and ends with status 1.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -22,14 +23,14 @@ from pathlib import Path
 
 import pymysql
 import requests
-from conftest import ROOT, SCRIPT, demo_environment, tidb_process
+import trustme
+from helpers import ROOT, SERVERS, demo_command, demo_environment, sql, tidb_process
 from jina_server import Handler, JinaServer
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-sys.path.append(str(ROOT / "examples"))
-sys.path.append(str(ROOT))
+sys.path += [str(ROOT / "examples"), str(ROOT)]
 import own_texts
 
 import jina_ai_embeddings_demo as demo
@@ -37,55 +38,46 @@ import jina_ai_embeddings_demo as demo
 VECTORS = 500  # different ones; a text takes the one of its number
 BATCH_SIZE = 1024  # texts a request for the others, their best among 128, 256, 512, 1024, 2048
 
-# What a reader would write with requests and PyMySQL alone: no checks, no retries, no rerun. The
-# last argument is how many requests it keeps in flight.
-BARE_LOADER = """
+# What a reader would write with requests, and PyMySQL or tidb-vector's own client: no checks, no
+# retries, no rerun. The last argument is how many requests the bare loader keeps in flight.
+OTHERS = """
 import collections, concurrent.futures, itertools, sys
-import pymysql, requests
-url, key, port, database, batch_size, path, in_flight = sys.argv[1:]
-connection = pymysql.connect(host="127.0.0.1", port=int(port), user="root", database=database)
+import requests
+url, key, port, database, batch_size, path, *in_flight = sys.argv[1:]
 def embed(texts):
     answer = requests.post(url, headers={"Authorization": "Bearer " + key},
                            json={"input": texts, "model": "jina-embeddings-v2-base-en"})
     return [item["embedding"] for item in answer.json()["data"]]
+lines = (line.rstrip("\\n") for line in open(path, encoding="utf-8"))
+batches = iter(lambda: list(itertools.islice(lines, int(batch_size))), [])
+"""
+BARE_LOADER = OTHERS + """
+import pymysql
+connection = pymysql.connect(host="127.0.0.1", port=int(port), user="root", database=database)
 def store(texts, embeddings):
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO jinaai_tidb_demo_documents (content, content_vec) VALUES (%s, %s)",
             list(zip(texts, map(str, embeddings))))
     connection.commit()
-with open(path, encoding="utf-8") as file, \\
-        concurrent.futures.ThreadPoolExecutor(int(in_flight)) as pool:
-    lines, pending = (line.rstrip("\\n") for line in file), collections.deque()
-    while True:
-        texts = list(itertools.islice(lines, int(batch_size)))
+pending = collections.deque()
+with concurrent.futures.ThreadPoolExecutor(int(in_flight[0])) as pool:
+    for texts in itertools.chain(batches, itertools.repeat([])):
         if texts:
             pending.append((texts, pool.submit(embed, texts)))
-        if pending and (not texts or len(pending) > int(in_flight)):
+        elif not pending:
+            break
+        if not texts or len(pending) > int(in_flight[0]):
             oldest, embeddings = pending.popleft()
             store(oldest, embeddings.result())
-        if not texts and not pending:
-            break
 """
-# tidb-vector's own client, with requests for the embeddings, as its documentation shows it.
-TIDB_VECTOR_CLIENT = """
-import itertools, sys
-import requests
+TIDB_VECTOR_CLIENT = OTHERS + """
 from tidb_vector.integrations import TiDBVectorClient
-url, key, port, database, batch_size, path = sys.argv[1:]
 client = TiDBVectorClient(
     table_name="documents", vector_dimension=768,
     connection_string=f"mysql+pymysql://root@127.0.0.1:{port}/{database}")
-with open(path, encoding="utf-8") as file:
-    lines = (line.rstrip("\\n") for line in file)
-    while True:
-        texts = list(itertools.islice(lines, int(batch_size)))
-        if not texts:
-            break
-        answer = requests.post(url, headers={"Authorization": "Bearer " + key},
-                               json={"input": texts, "model": "jina-embeddings-v2-base-en"})
-        client.insert(texts=texts, embeddings=[
-            item["embedding"] for item in answer.json()["data"]])
+for texts in batches:
+    client.insert(texts=texts, embeddings=embed(texts))
 """
 # A process inherits the peak of the one it is started from, so a small one starts and watches it.
 PEAK_OF = ("import os, subprocess, sys; process = subprocess.Popen(sys.argv[1:], stdout=2); "
@@ -116,87 +108,85 @@ class QuickHandler(Handler):
             owner.count.value += 1
 
 
-def serve(latency, a_text, pipe, count):
-    with JinaServer(latency, [json.dumps(vector) for vector in make_vectors()]) as server:
-        server.server.RequestHandlerClass = QuickHandler
-        server.a_text, server.count = a_text, count
+def serve(latency, a_text, pipe, count, tls=None):
+    vectors = [json.dumps(vector) for vector in make_vectors()]
+    with JinaServer(tls) as server:
+        server.server.RequestHandlerClass, server.embed = QuickHandler, vectors
+        server.latency, server.a_text, server.count = latency, a_text, count
         pipe.send(server.url)
         pipe.recv()
 
 
+def ask(url, texts):
+    """Ask for embeddings as the tutorial does: a connection for each request."""
+    answer = requests.post(url, headers={"Authorization": "Bearer " + JinaServer.key},
+                           json={"input": texts, "model": "jina-embeddings-v2-base-en"})
+    return [item["embedding"] for item in answer.json()["data"]]
+
+
+def seconds(function, times=1):
+    """Return the seconds that a call takes, on the average of so many *times*."""
+    started = time.perf_counter()
+    for number in range(times):
+        function(number)
+    return (time.perf_counter() - started) / times
+
+
+def run(command, environment):
+    """Return the seconds that a process takes."""
+    return seconds(lambda _: subprocess.run(command, env=environment, stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL, check=True))
+
+
 class Bench:
-    def __init__(self, tidb_url, jina_url, count, runs, texts, folder):
-        self.tidb_url, self.jina_url, self.count = make_url(tidb_url), jina_url, count
-        self.runs, self.texts, self.folder, self.databases = runs, texts, folder, []
-        self.admin, self.vectors, self.missed = create_engine(tidb_url), make_vectors(), 0
+    def __init__(self, tidb_url, urls, count, runs, texts, folder, stack):
+        self.tidb_url, (self.jina_url, self.tls_url), self.count = tidb_url, urls, count
+        self.runs, self.texts, self.folder, self.stack = runs, texts, folder, stack
+        self.vectors, self.missed = make_vectors(), 0
 
     def database(self):
         """Return the URL of a new database with the demo's empty table."""
         name = "bench_" + uuid.uuid4().hex[:8]
-        with self.admin.begin() as connection:
-            connection.execute(text("CREATE DATABASE " + name))
-        self.databases.append(name)
-        url = self.tidb_url.set(database=name)
-        engine = self.engine(url)
+        sql(self.tidb_url, "CREATE DATABASE " + name)
+        self.stack.callback(sql, self.tidb_url, "DROP DATABASE " + name)
+        url = make_url(self.tidb_url).set(database=name).render_as_string(hide_password=False)
+        engine = demo.create_tidb_engine(url)
         demo.create_table(engine)
         engine.dispose()
         return url
 
-    def drop_databases(self):
-        with self.admin.begin() as connection:
-            for name in self.databases:
-                connection.execute(text("DROP DATABASE " + name))
-
-    def engine(self, url):
-        return demo.create_tidb_engine(url.render_as_string(hide_password=False))
-
     def file(self, count):
         path = self.folder / f"{count}.txt"
-        if not path.exists():
-            path.write_text("".join(
-                f"This is the text of a document, as long as a sentence is, with the number {n}\n"
-                for n in range(count)))
+        path.write_text("".join(
+            f"This is the text of a document, as long as a sentence is, with the number {n}\n"
+            for n in range(count)))
         return str(path)
 
-    def own_texts(self, url, count):
+    def own_texts(self, count):
         """Return the command and the environment of examples/own_texts.py loading a file."""
-        return ([sys.executable, str(ROOT / "examples" / "own_texts.py"),
-                 "--texts", self.file(count)],
-                demo_environment({"JINAAI_API_KEY": JinaServer.key, "JINAAI_API_URL": self.jina_url,
-                                  "TIDB_DATABASE_URL": url.render_as_string(hide_password=False)}))
-
-    def load(self, count):
-        return self.seconds(*self.own_texts(self.database(), count))
+        command = demo_command("--texts", self.file(count), script=own_texts.__file__)
+        return command, demo_environment({
+            "JINAAI_API_KEY": JinaServer.key, "JINAAI_API_URL": self.jina_url,
+            "TIDB_DATABASE_URL": self.database()})
 
     def store(self, url, count):
         """Load a file in this process; return the seconds."""
         demo.JINAAI_API_URL, demo.JINAAI_API_KEY = self.jina_url, JinaServer.key
-        engine, path, progress = self.engine(url), self.file(count), own_texts.Progress()
-        started = time.perf_counter()
-        own_texts.load(engine, demo.embed_texts, path, 2, progress)
-        seconds = time.perf_counter() - started
-        engine.dispose()
-        return seconds
+        engine = demo.create_tidb_engine(url)
+        with open(self.file(count), encoding="utf-8") as file:
+            return seconds(lambda _: own_texts.load(engine, demo.embed_texts, file, 2))
 
-    def other(self, program, count, *more):
-        url = self.database()
-        return self.seconds(
-            [sys.executable, "-c", program, self.jina_url, JinaServer.key, str(url.port),
-             url.database, str(BATCH_SIZE), self.file(count), *more], demo_environment())
+    def other(self, count, program, *more):
+        url = make_url(self.database())
+        return run([sys.executable, "-c", program, self.jina_url, JinaServer.key, str(url.port),
+                    url.database, str(BATCH_SIZE), self.file(count), *more], demo_environment())
 
     def peak(self, count):
         """Return the peak memory of loading a file, in kilobytes (bytes on macOS)."""
-        command, environment = self.own_texts(self.database(), count)
+        command, environment = self.own_texts(count)
         done = subprocess.run([sys.executable, "-S", "-c", PEAK_OF, *command], env=environment,
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
         return int(done.stdout)
-
-    @staticmethod
-    def seconds(command, environment):
-        started = time.perf_counter()
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - started
 
     def row(self, what, against, mark, ours, theirs, at_least=False, unit=1000):
         """Measure *ours* and *theirs* in turn; print the ratio and whether it reaches *mark*."""
@@ -212,13 +202,14 @@ class Bench:
     def run(self):
         print("| what | against | project | other | ratio | mark | reached |")
         print("|---|---|---|---|---|---|---|", flush=True)
-        many, load = self.texts, f"load {self.texts} texts, whole process, ms"
-        self.row(load, f"a bare loader, {BATCH_SIZE} a request, 2 in flight", 1.3,
-                 lambda: self.load(many), lambda: self.other(BARE_LOADER, many, "2"))
-        self.row(load, f"a bare loader, {BATCH_SIZE} a request, 1 in flight", 1,
-                 lambda: self.load(many), lambda: self.other(BARE_LOADER, many, "1"))
-        self.row(load, f"tidb-vector's own client, {BATCH_SIZE} a request", 0.8,
-                 lambda: self.load(many), lambda: self.other(TIDB_VECTOR_CLIENT, many))
+        many = self.texts
+        def load_row(against, mark, *program):
+            self.row(f"load {many} texts, whole process, ms", against, mark,
+                     lambda: run(*self.own_texts(many)), lambda: self.other(many, *program))
+
+        load_row(f"a bare loader, {BATCH_SIZE} a request, 2 in flight", 1.3, BARE_LOADER, "2")
+        load_row(f"a bare loader, {BATCH_SIZE} a request, 1 in flight", 1, BARE_LOADER, "1")
+        load_row(f"tidb-vector's own client, {BATCH_SIZE} a request", 0.8, TIDB_VECTOR_CLIENT)
         self.row(f"embed and store {many // 10} texts, ms a text", "the tutorial's loop", 50,
                  lambda: self.store(self.database(), many // 10) / (many // 10),
                  lambda: self.tutorials_a_text(max(many // 500, 2)), at_least=True)
@@ -231,80 +222,74 @@ class Bench:
         assert self.count.value == before  # not one embedding is asked for again
         self.row(f"load {many} texts that are all stored, ms", "load them first", 0.05,
                  again.pop, lambda: self.store(self.database(), many))
-        engine = self.engine(stored)
+        engine = demo.create_tidb_engine(stored)
         self.row(f"ordered query, limit 10, of {many} rows, ms", "the same SQL by PyMySQL", 1.2,
-                 lambda: self.query(engine), lambda: self.query_bare(stored))
+                 lambda: seconds(lambda n: demo.find_documents(engine, self.vectors[n], 10), 20),
+                 lambda: self.query_bare(stored))
         engine.dispose()
+        demo.JINAAI_API_URL = self.tls_url
+        self.row("40 questions over TLS, ms for each", "requests.post", 0.2,
+                 lambda: seconds(lambda n: demo.generate_embeddings(f"question {n}"), 40),
+                 lambda: seconds(lambda n: ask(self.tls_url, [f"question {n}"]), 40))
+        nothing = demo_environment()
         self.row("start to finish with nothing configured, ms", "importing the packages", 1.3,
-                 lambda: self.seconds([sys.executable, str(SCRIPT)], demo_environment()),
-                 lambda: self.seconds([sys.executable, "-c", IMPORTS], demo_environment()))
+                 lambda: run(demo_command(), nothing),
+                 lambda: run(demo_command(IMPORTS, script="-c"), nothing))
 
     def tutorials_a_text(self, count):
-        """The tutorial's own way: a request a text, an object a text."""
+        """The tutorial's own way: a request and an object for each text."""
         engine = create_engine(self.database(), pool_recycle=300)
         texts = Path(self.file(count)).read_text().splitlines()
-        started = time.perf_counter()
-        data = []
-        for content in texts:
-            response = requests.post(
-                self.jina_url, json={"input": [content], "model": "jina-embeddings-v2-base-en"},
-                headers={"Content-Type": "application/json",
-                         "Authorization": f"Bearer {JinaServer.key}"})
-            data.append({"text": content, "embedding": response.json()["data"][0]["embedding"]})
-        with Session(engine) as session:
-            for item in data:
-                session.add(demo.Document(content=item["text"], content_vec=item["embedding"]))
-            session.commit()
-        seconds = time.perf_counter() - started
-        engine.dispose()
-        return seconds / count
-
-    def query(self, engine):
-        started = time.perf_counter()
-        for number in range(20):
-            assert len(demo.find_documents(engine, self.vectors[number], 10)) == 10
-        return (time.perf_counter() - started) / 20
+        def embed_and_store(_):
+            data = [(content, ask(self.jina_url, [content])[0]) for content in texts]
+            with Session(engine) as session:
+                for content, embedding in data:
+                    session.add(demo.Document(content=content, content_vec=embedding))
+                session.commit()
+        return seconds(embed_and_store) / count
 
     def query_bare(self, url):
+        url = make_url(url)
+        statement = ("SELECT content, VEC_COSINE_DISTANCE(content_vec, %s) AS distance "
+                     "FROM jinaai_tidb_demo_documents "
+                     "ORDER BY VEC_COSINE_DISTANCE(content_vec, %s) LIMIT 10")
         with pymysql.connect(host=url.host, port=url.port, user=url.username,
                              password=url.password or "", database=url.database) as connection:
-            cursor, started = connection.cursor(), time.perf_counter()
-            for number in range(20):
-                vector = str(self.vectors[number])
-                cursor.execute(
-                    "SELECT content, VEC_COSINE_DISTANCE(content_vec, %s) AS distance "
-                    "FROM jinaai_tidb_demo_documents "
-                    "ORDER BY VEC_COSINE_DISTANCE(content_vec, %s) LIMIT 10", (vector, vector))
+            cursor = connection.cursor()
+            def query(number):
+                cursor.execute(statement, (str(self.vectors[number]),) * 2)
                 assert len(cursor.fetchall()) == 10
-            return (time.perf_counter() - started) / 20
+            return seconds(query, 20)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latency", type=float, default=0.1)
-    parser.add_argument("--a-text", type=float, default=0.001)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=10000)
+    defaults = {"--latency": 0.1, "--a-text": 0.001, "--runs": 3, "--texts": 10000}
+    for name, value in defaults.items():
+        parser.add_argument(name, type=type(value), default=value)
     options = parser.parse_args()
-    here, there = multiprocessing.Pipe()
-    count = multiprocessing.Value("i", 0)
-    multiprocessing.Process(target=serve, args=(options.latency, options.a_text, there, count),
-                            daemon=True).start()
-    url, server = os.environ.get("TIDB_TEST_URL"), None
-    with tempfile.TemporaryDirectory() as folder:
+    url = os.environ.get("TIDB_TEST_URL")
+    if not url and not (SERVERS / "tidb" / "tidb-server").exists():
+        parser.exit(1, "error: no tidb-server: build it as tests/servers/README.md says\n")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        authority, cas = trustme.CA(), Path(folder, "cas.pem")  # beside those that a user has
+        cas.write_bytes(Path(requests.certs.where()).read_bytes() + authority.cert_pem.bytes())
+        os.environ["REQUESTS_CA_BUNDLE"] = str(cas)
+        count, urls = multiprocessing.Value("i", 0), []
+        for latency, a_text, tls in ((options.latency, options.a_text, None),
+                                     (0, 0, authority.issue_cert("127.0.0.1"))):
+            here, there = multiprocessing.Pipe()
+            multiprocessing.Process(target=serve, args=(latency, a_text, there, count, tls),
+                                    daemon=True).start()
+            urls.append(here.recv())
+            stack.callback(here.send, "stop")
         if not url:
             server = tidb_process(Path(folder)).start()
+            stack.callback(server.kill)
             url = server.url
-        bench = Bench(url, here.recv(), count, options.runs, options.texts, Path(folder))
-        try:
-            bench.run()
-        finally:
-            bench.drop_databases()
-            bench.admin.dispose()
-            here.send("stop")
-            if server:
-                server.kill()
+        bench = Bench(url, urls, count, options.runs, options.texts, Path(folder), stack)
+        bench.run()
     sys.exit(1 if bench.missed else 0)
 
 
