@@ -149,7 +149,7 @@ def create_tidb_engine(url: str) -> Engine:
     except (ValueError, exc.ArgumentError):  # their words may show the password
         raise ValueError("TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/"
                          "DATABASE, with %40 for an @ in the password") from None
-    query = {"read_timeout": "60", "write_timeout": "60", **parsed.query}  # seconds
+    query = {"read_timeout": "60", "write_timeout": "60", **parsed.query}
     tls: dict[str, Any] = {name: query.pop(name) for name in parsed.query if "ssl" in name}
     if tls or "ssl" in url.partition("?")[2].lower():  # even without a value
         tls = {"ssl_ca": requests.utils.DEFAULT_CA_BUNDLE_PATH, **tls, "ssl_disabled": False,
@@ -303,14 +303,14 @@ def main(run: Callable[[], None] = run_demo) -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # of head, for example
+    except BrokenPipeError:  # of head, say
         os._exit(141)
     except Exception as error:
         words = " ".join(str(getattr(error, "orig", error)).split())[:400]
         if not isinstance(error, (EmbeddingError, ValueError, exc.DBAPIError)):
             words = f"{type(error).__name__}: {words}"
         advice = [ADVICE[start] for start in ADVICE if words.startswith(start)]
-        sys.exit("; ".join([f"error: {words}", *advice]))
+        raise SystemExit("; ".join([f"error: {words}", *advice])) from None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.pool import ThreadPool
 
 import pytest
@@ -96,8 +97,6 @@ def test_the_list_of_all_documents_stops_at_20_and_says_how_many_more_there_are(
     assert listed.endswith("    content: text 8\n  ... and 3 more\n")  # they were stored sorted
     assert output.endswith(f"content: {TIDB_TEXT}\n")
 
-
-# Settings.
 
 @pytest.mark.parametrize("other", [
     {"JINAAI_API_KEY": f" {JinaServer.key}\n"}, {"JINA_API_KEY": JinaServer.key},
@@ -210,6 +209,8 @@ def start(settings):
 def test_ctrl_c_ends_with_status_130_and_no_traceback(real_settings, jina):
     jina.faults = [None, hang(30)]
     process = start(real_settings)
+    while len(jina.requests) < 2:
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 130 and "Traceback" not in errors and "error" not in errors
@@ -228,8 +229,6 @@ def test_a_console_without_a_character_does_not_stop_the_run(run_demo, demo, on_
     done = run_demo(env={**on_tidb, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "content: \\u6587 \\U0001f600\n" in done.stdout
 
-
-# The functions.
 
 def test_texts_are_stored_once_and_found(jina_demo, engine):
     texts = [f"text {number}" for number in range(512)]

@@ -190,10 +190,10 @@ def test_asking_the_stand_in_without_texts_says_that_it_forgets(run_own):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--query", ""], ["--query", "  "], ["--query", "\udcff"], ["--texts", ""], ["--texts"],
+    ["--query", ""], ["--query", "  "], ["--query", "\udcff"], ["--texts"],
     ["--limit", "0"], ["--limit", "-1"], ["--limit", "many"], ["--limit", "1.5"],
     ["--limit", "9" * 30], ["--requests", "0"], ["--requests", "11"], ["--requests", "x"],
-    ["--nonsense"], ["argument"], []])
+    ["--texts", "", "--query", "a"], ["--nonsense"], ["argument"], []])
 def test_a_wrong_option_is_one_line_and_status_2(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["own_texts.py", *arguments])
     with pytest.raises(SystemExit) as ended:
