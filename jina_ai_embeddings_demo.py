@@ -166,7 +166,7 @@ class Base(DeclarativeBase):
 class Document(Base):
     __tablename__ = "jinaai_tidb_demo_documents"
     if JINAAI_MODEL != "jina-embeddings-v2-base-en":  # others do not compare
-        __tablename__ += "_" + re.sub("[^a-z0-9]", "_", JINAAI_MODEL)
+        __tablename__ += "_" + re.sub(r"\W", "_", JINAAI_MODEL)
     id: Mapped[int] = mapped_column(primary_key=True)
     # Unique byte by byte: TiDB's other collations take "a " or "A" for "a".
     content: Mapped[str] = mapped_column(String(255, collation="utf8mb4_0900_bin"), unique=True)
