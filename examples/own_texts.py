@@ -177,11 +177,11 @@ def run() -> None:
     """Do what the options say. Raises what the steps raise."""
     options = read_options()
     path = 0 if options.texts == "-" else options.texts or os.devnull
-    # It is opened first: a file that is missing costs neither a request nor a table. It stays
-    # open: after an error, closing it would wait for a thread that still reads it.
+    # Opened first, so a missing file costs nothing; left open, since a thread may still read it.
     file = open(path, encoding="utf-8-sig", errors="surrogateescape")
     engine, embed = demo.connect()
-    [embedding] = embed([options.query or "What is TiDB?"], "retrieval.query")
+    question, patience = options.query or "What is TiDB?", PATIENCE if options.texts else 75
+    [embedding] = embed([question], "retrieval.query", patience)
     demo.create_table(engine)
     if options.texts:
         print(f"- Inserting Data to {'TiDB' if demo.TIDB_DATABASE_URL else 'In-Memory SQLite'}...")
