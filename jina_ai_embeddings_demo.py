@@ -200,7 +200,7 @@ def new_texts(engine: Engine, texts: list[str]) -> list[str]:
 def insert_documents(engine: Engine, texts: list[str], embeddings: list[list[float]]) -> None:
     """Store all *texts* with their *embeddings* or, on an error, none of them.
     A stored text is left alone. Raises ValueError and DBAPIError."""
-    if len(texts) != sum(vector is not None for vector in embeddings):
+    if [vector is not None for vector in embeddings] != [True] * len(texts):
         raise ValueError("each text needs one embedding")
     rows = [{"content": text, "content_vec": vector} for text, vector in zip(texts, embeddings)]
     rows.sort(key=lambda row: str(row["content"]))  # or runs could deadlock

@@ -244,7 +244,8 @@ ONES, TWOS = [1.0] * 768, [1.0, 2.0] * 384
 
 @pytest.mark.parametrize("texts, embeddings", [
     (["a", "b"], [ONES]), (["a"], [ONES, ONES]), (["a", None], [ONES] * 2),
-    (["a", "b"], [ONES, None]), ([*"abcdefg"] * 99, [ONES] * 692 + [[1.0] * 3])])
+    (["a", "b"], [ONES, None]), (["a", "b"], [ONES, None, ONES]),
+    ([*"abcdefg"] * 99, [ONES] * 692 + [[1.0] * 3])])
 def test_texts_that_cannot_all_be_stored_are_not_stored_at_all(
         jina_demo, engine, texts, embeddings):
     with pytest.raises((TypeError, ValueError, jina_demo.exc.SQLAlchemyError)):
