@@ -1,17 +1,41 @@
-"""What a reader of the examples sees on the command line: wrong options, and progress."""
+"""What the examples share on the command line: options, errors in a line, and progress."""
 
 import argparse
 import contextlib
 import logging
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
+
+import jina_ai_embeddings_demo as demo
 
 
 class Parser(argparse.ArgumentParser):
-    """Words a wrong option in one line, as the demo's main words any other error."""
+    """Words a wrong option in one line, as `main` words any other error."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see --help\n")
+
+
+def main(run: Callable[[], None]) -> None:
+    """Call *run*. An error ends in one line on stderr and exit status 1, as in the demo."""
+    # SQLAlchemy's pool would log a traceback after Ctrl-C.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    if hasattr(sys.stdout, "reconfigure"):
+        # A text may have a character that the console has not.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # A program such as `head` has read enough. Python would complain at its exit.
+        os._exit(141)
+    except Exception as error:
+        sys.exit(f"error: {demo.one_line(error)}")
 
 
 class Progress(logging.Handler):
@@ -21,7 +45,7 @@ class Progress(logging.Handler):
         super().__init__()
         self.logger, self.why, self.bar, self.shown = logger, "", None, time.monotonic()
         with contextlib.suppress(ImportError):
-            from tqdm import tqdm  # type: ignore[import-untyped]
+            from tqdm import tqdm
             if sys.stderr.isatty():
                 self.bar = tqdm(unit=" texts", dynamic_ncols=True, miniters=0)
         logger.addHandler(self)
