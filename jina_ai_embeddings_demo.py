@@ -5,8 +5,9 @@
 # ///
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
-A file .env, or the environment, sets JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL
-and JINAAI_API_URL, as in .env.example. For your own texts: examples/own_texts.py
+Settings: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL, JINAAI_API_URL (see
+.env.example). Without them, SQLite stands in for TiDB, and counted words stand in
+for embeddings. For texts of your own: examples/own_texts.py
 """
 
 import argparse
@@ -24,9 +25,10 @@ from urllib.parse import urlsplit
 
 import dotenv
 import requests
-from sqlalchemy import URL, Engine, String, create_engine, inspect, make_url, select
+from requests.exceptions import ChunkedEncodingError
+from sqlalchemy import Engine, String, create_engine, inspect, make_url, select
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import ArgumentError, StatementError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateTable
 from tidb_vector.sqlalchemy import VectorType
@@ -34,23 +36,25 @@ from tidb_vector.sqlalchemy import VectorType
 logger = logging.getLogger(__name__)
 
 try:
-    # On Windows, a file may begin with a mark (BOM), which "utf-8-sig" skips.
+    # A file from Windows may begin with a mark (BOM). "utf-8-sig" skips it.
     dotenv.load_dotenv(encoding="utf-8-sig")
 except Exception as error:
-    # This is no reason to stop: all settings may be in the environment.
+    # The environment may have all settings, so this goes on.
     logger.warning("cannot read .env (%s); is it UTF-8?", type(error).__name__)
 
 
 def read_setting(name: str, default: str = "") -> str:
     """Return an environment variable, or *default* if it is not set or blank."""
-    # `docker run --env-file` keeps the quotes of a file .env.
-    return os.getenv(name, "").strip(" \t\r\n'\"") or default
+    value = os.getenv(name, "").strip()
+    # `docker run --env-file` keeps the quotes around a value.
+    return value.strip("'\"") or default
 
 
 # %% Step 1. Get embeddings from Jina AI
-# Get a key at https://jina.ai/embeddings/. Other programs know it by other names.
+# Get a key at https://jina.ai/embeddings/. You may have one in the environment that
+# another program reads by another name.
 JINAAI_API_KEY = (
-    read_setting("JINAAI_API_KEY")  # the tutorial
+    read_setting("JINAAI_API_KEY")  # this tutorial
     or read_setting("JINA_API_KEY")  # Jina AI
     or read_setting("JINA_AI_API_KEY")  # LiteLLM
     or read_setting("JINAAI_APIKEY")  # Weaviate
@@ -58,28 +62,28 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL", "https://api.jina.ai/v1/embeddings")
 JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
 
-# An embedding of this model is a list of 768 floats.
+# An embedding has 768 floats.
 DIMENSIONS = 768
 
-# The most texts in a request. 256 Chinese texts of 255 characters are about 65,000
-# tokens, and a free key has 100,000 a minute.
+# A request has up to 256 texts. A free key has 100,000 tokens a minute. 256 texts in
+# Chinese, of 255 characters each, are about 65,000 tokens.
 BATCH_SIZE = 256
 
-# A session keeps its connection open, so the next request is quicker.
+# A session keeps its connection open for the next request.
 HTTP = requests.Session()
 
 
 def generate_embeddings(text: str, patience: float = 75) -> list[float]:
-    """Return the embedding of a question, a list of 768 floats. Raises EmbeddingError."""
+    """Return the embedding of a question, 768 floats. Raises EmbeddingError."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
 def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
                 patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
-    *task* is "retrieval.passage" for texts to store and "retrieval.query" for questions.
-    Each request is tried again for *patience* seconds. 75 outlast a limit per minute.
-    Raises EmbeddingError, and TypeError if these are no texts."""
+    *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
+    A request is tried again for *patience* seconds. 75 seconds outlast a rate limit,
+    which ends after a minute. Raises EmbeddingError, and TypeError for no texts."""
     embeddings: list[list[float]] = []
     for batch in batches(list_texts(texts)):
         embeddings += embed_batch(batch, task, patience)
@@ -91,6 +95,7 @@ def list_texts(texts: Iterable[str]) -> list[str]:
     # Python would take one text for a list of its characters.
     if isinstance(texts, (str, bytes)):
         raise TypeError("expected a list of texts, not one text")
+
     listed = list(texts)
     if not all(isinstance(text, str) for text in listed):
         raise TypeError("expected a list of texts, each a str")
@@ -104,16 +109,16 @@ def batches(items: list[Any]) -> Iterator[list[Any]]:
 
 
 # %% Step 1 in detail: what can go wrong between you and Jina AI
-# You can skip this cell at first.
+# You can skip this part at first.
 class EmbeddingError(Exception):
     """Jina AI gave no embeddings."""
 
     def __init__(self, message: str, status: Optional[int] = None,
                  temporary: bool = False, retry_after: Optional[float] = None) -> None:
         super().__init__(message)
-        self.status = status  # of the answer, or None without one
-        self.temporary = temporary  # True if another try may help
-        self.retry_after = retry_after  # seconds, if the service names them
+        self.status = status  # of the answer, if there was one
+        self.temporary = temporary  # True if the same request may work later
+        self.retry_after = retry_after  # seconds, if the service says so
 
 
 def embed_batch(texts: list[str], task: str, patience: float) -> list[list[float]]:
@@ -128,14 +133,14 @@ def embed_batch(texts: list[str], task: str, patience: float) -> list[list[float
             if not error.temporary or time.monotonic() + wait >= deadline:
                 raise
             logger.warning("%s (next try in %.0f s)", error, wait)
+            time.sleep(wait)
 
-        time.sleep(wait)
         backoff = min(2 * backoff, 15)
 
 
 def seconds_to_wait(error: EmbeddingError, backoff: float) -> float:
     """Return the seconds that the service asks for, or else about *backoff*."""
-    # A random number keeps many clients from coming back at the same moment.
+    # Random numbers keep many clients from coming back at the same moment.
     return error.retry_after or random.uniform(backoff / 2, backoff)
 
 
@@ -143,24 +148,24 @@ def request_embeddings(texts: list[str], task: str, deadline: float) -> list[lis
     """Send one request and return its embeddings."""
     check_key()
     data: dict[str, Any] = {"input": texts, "model": JINAAI_MODEL}
-    # Older models refuse these two fields.
+    # Models before v3 refuse these two fields.
     if re.match("jina-embeddings-v[3-9]", JINAAI_MODEL):
         data["task"] = task
         data["dimensions"] = DIMENSIONS
 
-    # requests refuses 0 seconds.
-    read_timeout = max(1, deadline - time.monotonic())
-    # A host can have other addresses to try.
-    connect_timeout = min(10, read_timeout)
-    # With a header instead, a password in ~/.netrc would win.
-    auth = add_key if JINAAI_API_KEY else None
+    # requests refuses a timeout of 0.
+    seconds_left = max(1, deadline - time.monotonic())
     try:
-        # A redirect could take your texts to another host.
         response = HTTP.post(
-            JINAAI_API_URL, json=data, auth=auth, allow_redirects=False,
-            timeout=(connect_timeout, read_timeout))
+            JINAAI_API_URL, json=data,
+            # In `headers`, a password from ~/.netrc would replace the key.
+            auth=add_key if JINAAI_API_KEY else None,
+            # To connect and to read. Then the host's next address is tried.
+            timeout=(min(10, seconds_left), seconds_left),
+            # A redirect could take your texts to another host.
+            allow_redirects=False)
     except Exception as error:
-        # The error's words may show the password of a proxy.
+        # `from None` hides the error's words, which may show a password.
         raise no_answer(error) from None
 
     if response.status_code != 200:
@@ -168,17 +173,17 @@ def request_embeddings(texts: list[str], task: str, deadline: float) -> list[lis
     return read_embeddings(response, len(texts))
 
 
-def key_is_missing() -> bool:
-    """Return True if Jina AI needs a key. An endpoint of your own may need none."""
-    return not JINAAI_API_KEY and "//api.jina.ai/" in JINAAI_API_URL
-
-
 def check_key() -> None:
     """Raise EmbeddingError for a key that cannot work."""
     if key_is_missing():
         raise EmbeddingError("JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
     if not (JINAAI_API_KEY.isascii() and JINAAI_API_KEY.isprintable()):
-        raise EmbeddingError("JINAAI_API_KEY has a character that no key has; copy it again")
+        raise EmbeddingError("JINAAI_API_KEY has a wrong character; copy it again")
+
+
+def key_is_missing() -> bool:
+    """Return True without a key for Jina AI. A server of your own needs none."""
+    return not JINAAI_API_KEY and "//api.jina.ai/" in JINAAI_API_URL
 
 
 def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -188,31 +193,31 @@ def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def no_answer(error: Exception) -> EmbeddingError:
-    """Return the error for a request without an answer."""
-    network_errors = (requests.ConnectionError, requests.Timeout,
-                      requests.exceptions.ChunkedEncodingError)
-    # Another try would meet the same certificate.
+    """Return the error for a request that got no answer."""
+    host = urlsplit(JINAAI_API_URL).hostname
+    network_errors = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
+    # The next try would meet the same certificate.
     wrong_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
     return EmbeddingError(
-        f"no answer from {urlsplit(JINAAI_API_URL).hostname} ({type(error).__name__}); "
+        f"no answer from {host} ({type(error).__name__}); "
         "check the network, JINAAI_API_URL, HTTPS_PROXY and REQUESTS_CA_BUNDLE",
         temporary=isinstance(error, network_errors) and not wrong_certificate)
 
 
 def refusal(response: requests.Response) -> EmbeddingError:
-    """Return the error for an answer with another status than 200."""
+    """Return the error for an answer whose status is not 200."""
     status = response.status_code
-    if status not in (408, 429) and status < 500:
-        advice = "check JINAAI_API_KEY, its balance, JINAAI_API_URL and JINAAI_MODEL"
-        return EmbeddingError(f"{describe(response)}; {advice}", status)
+    if status in (408, 429) or status >= 500:
+        seconds = response.headers.get("Retry-After", "").strip()
+        return EmbeddingError(
+            f"{quote(response)}; try again later", status, temporary=True,
+            retry_after=float(seconds) if seconds.isdecimal() else None)
 
-    seconds = response.headers.get("Retry-After", "").strip()
-    return EmbeddingError(
-        f"{describe(response)}; try again later", status, temporary=True,
-        retry_after=float(seconds) if seconds.isdecimal() else None)
+    advice = "check JINAAI_API_KEY, its balance, JINAAI_API_URL and JINAAI_MODEL"
+    return EmbeddingError(f"{quote(response)}; {advice}", status)
 
 
-def describe(response: requests.Response) -> str:
+def quote(response: requests.Response) -> str:
     """Return the first words of an answer, without key and embeddings."""
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
@@ -223,34 +228,33 @@ def describe(response: requests.Response) -> str:
 def read_embeddings(response: requests.Response, count: int) -> list[list[float]]:
     """Return the embeddings of *count* texts from an answer."""
     try:
-        embeddings = order_embeddings(response.json()["data"], count)
+        return order_embeddings(response.json()["data"], count)
     except Exception as error:
         # An answer that was cut off is no JSON. The next one may be whole.
         cut_off = isinstance(error, requests.JSONDecodeError)
         raise EmbeddingError(
-            f"{describe(response)}, not {count} embeddings of {DIMENSIONS} dimensions; "
+            f"{quote(response)}, not {count} embeddings ({error!r}); "
             "check JINAAI_API_URL and JINAAI_MODEL", 200, temporary=cut_off) from None
-    return embeddings
 
 
 def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
-    """Return the embeddings in the order of the texts, one for each."""
+    """Return the embeddings in the order of the texts."""
     if len(items) != count:
         raise ValueError(f"{len(items)} embeddings for {count} texts")
 
     by_index = {}
     for place, item in enumerate(items):
+        check_embedding(item["embedding"])
         # Some servers leave the index out. Then the place in the answer counts.
         index = item.get("index", place)
-        check_embedding(item["embedding"])
         by_index[index] = item["embedding"]
     return [by_index[index] for index in range(count)]
 
 
 def check_embedding(embedding: list[float]) -> None:
-    """Raise ValueError for an embedding that TiDB cannot compare."""
-    # TiDB multiplies two squared lengths as 32-bit floats. Beyond these bounds, as with
-    # zeros, the distance is NULL, and NULL comes first in a search.
+    """Raise ValueError for an embedding that TiDB cannot compare with others."""
+    # TiDB multiplies squared lengths as 32-bit floats, which end at 1e38. Beyond these
+    # bounds, or with zeros, a distance is NULL, and NULL comes first in a search.
     length = math.hypot(*embedding)
     if len(embedding) != DIMENSIONS or not 1e-9 < length < 1e9:
         raise ValueError(f"{len(embedding)} dimensions, length {length}")
@@ -261,15 +265,16 @@ TIDB_DATABASE_URL = read_setting("TIDB_DATABASE_URL")
 
 
 def create_tidb_engine(url: str) -> Engine:
-    """Return an engine for TiDB. It connects when it is first used.
-    With any ssl option in the URL, TLS verifies the server's certificate and host name.
-    Raises ValueError for a URL that cannot be used."""
-    parsed = parse_database_url(url)
-    # Seconds to wait for an answer, unless the URL has its own.
-    options = {"read_timeout": "60", "write_timeout": "60", **parsed.query}
+    """Return an engine for TiDB, which connects when it is first used.
+    With any ssl option in the URL, TLS verifies certificate and host name.
+    Raises ValueError for a wrong URL."""
+    check_database_url(url)
+    # The URL may have its own limits, in seconds.
+    limits = {"read_timeout": "60", "write_timeout": "60"}
+    address = make_url(url)
     return create_engine(
-        parsed.set(query=options),
-        # PyMySQL takes these first. SQLAlchemy would lose the URL's ssl_ca.
+        address.set(query={**limits, **address.query}),
+        # These win over the URL, of which SQLAlchemy would lose ssl_ca.
         connect_args=tls_arguments(url),
         # A connection that broke while it was idle is replaced.
         pool_pre_ping=True,
@@ -279,36 +284,32 @@ def create_tidb_engine(url: str) -> Engine:
 
 
 # %% Step 2 in detail: the parts of the URL
-# You can skip this cell at first.
-def parse_database_url(url: str) -> URL:
-    """Return the parts of the URL. Raises ValueError, which shows no password."""
-    form = ("TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
+# You can skip this part at first.
+def check_database_url(url: str) -> None:
+    """Raise ValueError, which shows no password, for a URL of another form."""
+    # SQLAlchemy takes all after the first @ for the host, so there may be only one.
+    if not re.fullmatch(r"mysql\+pymysql://[^@]+@[^@/]+/[^@]+", url):
+        raise ValueError(
+            "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "with %40 for an @ in the password")
-    try:
-        parsed = make_url(url)
-    except (ValueError, ArgumentError):
-        raise ValueError(form) from None
-
-    # With two @, SQLAlchemy would take a part of the password for the host.
-    if parsed.drivername != "mysql+pymysql" or not parsed.database or url.count("@") > 1:
-        raise ValueError(form)
-    return parsed
 
 
 def tls_arguments(url: str) -> dict[str, Any]:
     """Return PyMySQL's arguments for verified TLS, or none without an ssl option."""
-    # SQLAlchemy drops an option without a value. TLS would be off without a word.
+    # The text is searched, because SQLAlchemy leaves out an option without a value.
+    # TLS would then be off, and nobody would notice.
     if "ssl" not in url.partition("?")[2].lower():
         return {}
 
-    # Some Pythons do not find the system's certificates.
-    tls: dict[str, Any] = {"ssl_ca": requests.utils.DEFAULT_CA_BUNDLE_PATH}
     query = make_url(url).query
-    tls.update((name, query[name]) for name in query if "ssl" in name)
-    tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
+    tls: dict[str, Any] = {name: query[name] for name in query if "ssl" in name}
+    # Some Pythons do not find the system's certificates.
+    tls.setdefault("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH)
     if not os.path.exists(tls["ssl_ca"]):
-        raise ValueError(f"there is no file {tls['ssl_ca']}; leave ssl_ca out of "
-                         "TIDB_DATABASE_URL to use requests' certificates")
+        raise ValueError(
+            f"no file {tls['ssl_ca']}; leave ssl_ca out of TIDB_DATABASE_URL "
+            "to use the certificates of requests")
+    tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
     return tls
 
 
@@ -330,8 +331,8 @@ class Document(Base):
 
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # TiDB's default collation takes "A" for "a". This one does not. It is for the dialect
-    # "mysql" alone, because other databases do not know it.
+    # TiDB's default collation takes "A" for "a". This one does not. It is for "mysql"
+    # alone, because SQLite does not know it.
     content: Mapped[str] = mapped_column(
         String(255).with_variant(String(255, collation="utf8mb4_0900_bin"), "mysql"),
         unique=True)
@@ -339,12 +340,12 @@ class Document(Base):
 
 
 def create_table(engine: Engine, model: type[Base] = Document) -> None:
-    """Create the table of *model* unless it exists. Raises SQLAlchemyError."""
+    """Create the table of *model* unless it exists. Raises SQLAlchemyError.
+    Base.metadata.create_all() fails when two programs do this at the same moment."""
     table = Base.metadata.tables[model.__tablename__]
     # A user who may not create tables can use one that exists.
     if not inspect(engine).has_table(table.name):
         with engine.begin() as connection:
-            # If another program creates it now, Base.metadata.create_all() fails.
             connection.execute(CreateTable(table, if_not_exists=True))
 
 
@@ -373,20 +374,21 @@ def new_texts(engine: Engine, texts: Iterable[str]) -> list[str]:
 def insert_documents(engine: Engine, texts: Iterable[str],
                      embeddings: Iterable[list[float]]) -> None:
     """Store each text with its embedding. What is stored already stays as it is.
-    A transaction has up to 256 rows, because TiDB Cloud limits its size. After an error,
-    earlier transactions stay, and new_texts returns the texts that are left.
+    A transaction has up to 256 rows, because TiDB Cloud limits its size. Those before
+    an error stay stored, and new_texts returns the texts that are left.
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = list_texts(texts)
     embeddings = list(embeddings)
-    # Without an embedding, a text could be stored but never be found.
+    # Some clients give None for a text that they could not embed.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
-    rows = [{"content": text, "content_vec": embedding}
-            for text, embedding in zip(texts, embeddings)]
+    rows = [
+        {"content": text, "content_vec": embedding}
+        for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # A stored text gets the content that it has, so nothing changes. INSERT IGNORE does
-    # the same, but hides other errors.
+    # If a text is stored already, it is set to the same text, so nothing changes.
+    # INSERT IGNORE would ignore real errors, too.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -394,11 +396,12 @@ def insert_documents(engine: Engine, texts: Iterable[str],
 
 
 # %% Step 5. Search by cosine distance
-def find_documents(engine: Engine, embedding: list[float], limit: int) -> list[tuple[str, float]]:
-    """Return the *limit* nearest texts and their cosine distances, which go from 0 to 2.
-    Raises SQLAlchemyError."""
+def find_documents(engine: Engine, embedding: list[float],
+                   limit: int) -> list[tuple[str, float]]:
+    """Return the *limit* nearest texts, nearest first, with their cosine distances.
+    Distances go from 0 to 2. Raises SQLAlchemyError."""
     distance = Document.content_vec.cosine_distance(embedding).label("distance")
-    # If your table gets a vector index, this query uses it. With a WHERE, it would not.
+    # A vector index, if you add one, serves this query. With a WHERE, it would not.
     query = select(Document.content, distance).order_by(distance).limit(limit)
     with Session(engine) as session:
         return [(row.content, row.distance) for row in session.execute(query)]
@@ -408,13 +411,12 @@ def find_documents(engine: Engine, embedding: list[float], limit: int) -> list[t
 def run_demo() -> None:
     """Print what the tutorial prints."""
     engine, embed = connect()
-
-    # A wrong key ends the run here, before there is a table.
+    # The question comes first, because a wrong key should leave no table behind.
     question = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
-    names = {"mysql": "TiDB", "sqlite": "In-Memory SQLite"}
-    print(f"- Inserting Data to {names[engine.dialect.name]}...")
+    database = "TiDB" if TIDB_DATABASE_URL else "In-Memory SQLite"
+    print(f"- Inserting Data to {database}...")
     new = new_texts(engine, TEXTS)
     for text in TEXTS:
         state = "Inserting" if text in new else "Already stored"
@@ -423,28 +425,25 @@ def run_demo() -> None:
 
     print("- List All Documents and Their Distances to the Query:")
     distance = Document.content_vec.cosine_distance(question)
-    # There may be millions.
-    listing = select(Document.content, distance).order_by(Document.id).limit(20)
+    # Your table may have millions of documents.
+    first_20 = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
-        documents = session.execute(listing).all()
-    print_documents(documents)
-    if len(documents) == 20:
-        print("  ...")
+        print_documents(session.execute(first_20))
 
     print("- The Most Relevant Document and Its Distance to the Query:")
     print_documents(find_documents(engine, question, limit=1))
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine and `embed_texts`, or stand-ins for what has no account."""
+    """Return an engine and embed_texts, or stand-ins for them."""
     if TIDB_DATABASE_URL:
         return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
 
     try:
-        from examples.stand_ins import replace_accounts
+        from examples.stand_ins import connect_stand_ins
     except ImportError:
-        raise ValueError("set TIDB_DATABASE_URL; examples/ has stand-ins") from None
-    return replace_accounts(embed_texts, key_is_missing(), DIMENSIONS)
+        raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
+    return connect_stand_ins(embed_texts, key_is_missing(), DIMENSIONS)
 
 
 def print_documents(documents: Iterable[Any]) -> None:
@@ -455,11 +454,12 @@ def print_documents(documents: Iterable[Any]) -> None:
 
 def one_line(error: Exception) -> str:
     """Return the words of an error in one line."""
-    words = str(error)
-    if isinstance(error, StatementError):
-        # The database's own words are in `orig`.
+    if isinstance(error, (EmbeddingError, ValueError)):
+        words = str(error)
+    elif isinstance(error, StatementError):
+        # This is the database's error without the statement.
         words = f"{error.orig}; see Troubleshooting in README.md"
-    elif not isinstance(error, (EmbeddingError, ValueError)):
+    else:
         words = f"{type(error).__name__}: {error}"
     return textwrap.shorten(words, 500, placeholder="...")
 
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # --help prints what this is. The arguments of a notebook's kernel are ignored.
+    # There is only --help. A notebook has other arguments.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()

@@ -18,7 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 Embed = Callable[..., list[list[float]]]
 
 
-def replace_accounts(
+def connect_stand_ins(
     embed: Embed, key_is_missing: bool, dimensions: int
 ) -> tuple[Engine, Embed]:
     """Return an engine for SQLite, and *embed* or, without a key, a stand-in for it.
