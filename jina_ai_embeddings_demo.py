@@ -6,8 +6,8 @@
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
 Settings: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL, JINAAI_API_URL (see
-.env.example). Without them, SQLite stands in for TiDB, and counted words stand in
-for embeddings. For texts of your own: examples/own_texts.py
+.env.example). Without a URL, SQLite stands in for TiDB. Without a key as well, word
+counts stand in for embeddings. For your own texts: examples/own_texts.py
 """
 
 import argparse
@@ -39,7 +39,7 @@ try:
     # A file from Windows may begin with a mark (BOM). "utf-8-sig" skips it.
     dotenv.load_dotenv(encoding="utf-8-sig")
 except Exception as error:
-    # The environment may have all settings, so this goes on.
+    # All settings may be in the environment.
     logger.warning("cannot read .env (%s); is it UTF-8?", type(error).__name__)
 
 
@@ -51,13 +51,12 @@ def read_setting(name: str, default: str = "") -> str:
 
 
 # %% Step 1. Get embeddings from Jina AI
-# Get a key at https://jina.ai/embeddings/. You may have one in the environment that
-# another program reads by another name.
+# Get a key at https://jina.ai/embeddings/. Each of these names is in use for it.
 JINAAI_API_KEY = (
-    read_setting("JINAAI_API_KEY")  # this tutorial
-    or read_setting("JINA_API_KEY")  # Jina AI
-    or read_setting("JINA_AI_API_KEY")  # LiteLLM
-    or read_setting("JINAAI_APIKEY")  # Weaviate
+    read_setting("JINAAI_API_KEY")  # by this tutorial
+    or read_setting("JINA_API_KEY")  # by Jina AI
+    or read_setting("JINA_AI_API_KEY")  # by LiteLLM
+    or read_setting("JINAAI_APIKEY")  # by Weaviate
 )
 JINAAI_API_URL = read_setting("JINAAI_API_URL", "https://api.jina.ai/v1/embeddings")
 JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
@@ -65,8 +64,8 @@ JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
 # An embedding has 768 floats.
 DIMENSIONS = 768
 
-# A request has up to 256 texts. A free key has 100,000 tokens a minute. 256 texts in
-# Chinese, of 255 characters each, are about 65,000 tokens.
+# The most texts in a request, and rows in a transaction. 256 long texts in Chinese are
+# about 65,000 tokens, so they pass with a free key's 100,000 a minute.
 BATCH_SIZE = 256
 
 # A session keeps its connection open for the next request.
@@ -74,7 +73,7 @@ HTTP = requests.Session()
 
 
 def generate_embeddings(text: str, patience: float = 75) -> list[float]:
-    """Return the embedding of a question, 768 floats. Raises EmbeddingError."""
+    """Return the 768 floats for a question. Raises EmbeddingError."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
@@ -82,8 +81,8 @@ def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
                 patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
     *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
-    A request is tried again for *patience* seconds. 75 seconds outlast a rate limit,
-    which ends after a minute. Raises EmbeddingError, and TypeError for no texts."""
+    Each request is tried again for *patience* seconds. 75 outlast a limit per minute.
+    Raises EmbeddingError, and TypeError for anything but texts."""
     embeddings: list[list[float]] = []
     for batch in batches(list_texts(texts)):
         embeddings += embed_batch(batch, task, patience)
@@ -91,7 +90,7 @@ def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
 
 
 def list_texts(texts: Iterable[str]) -> list[str]:
-    """Return the texts as a list. Raises TypeError if these are no texts."""
+    """Return the texts as a list. Raises TypeError for anything but texts."""
     # Python would take one text for a list of its characters.
     if isinstance(texts, (str, bytes)):
         raise TypeError("expected a list of texts, not one text")
@@ -140,7 +139,7 @@ def embed_batch(texts: list[str], task: str, patience: float) -> list[list[float
 
 def seconds_to_wait(error: EmbeddingError, backoff: float) -> float:
     """Return the seconds that the service asks for, or else about *backoff*."""
-    # Random numbers keep many clients from coming back at the same moment.
+    # Random, so that many clients do not come back at once.
     return error.retry_after or random.uniform(backoff / 2, backoff)
 
 
@@ -158,9 +157,9 @@ def request_embeddings(texts: list[str], task: str, deadline: float) -> list[lis
     try:
         response = HTTP.post(
             JINAAI_API_URL, json=data,
-            # In `headers`, a password from ~/.netrc would replace the key.
+            # In `headers`, the key would give way to a password in ~/.netrc.
             auth=add_key if JINAAI_API_KEY else None,
-            # To connect and to read. Then the host's next address is tried.
+            # Connecting gets 10 seconds. Then the host's next address has its turn.
             timeout=(min(10, seconds_left), seconds_left),
             # A redirect could take your texts to another host.
             allow_redirects=False)
@@ -196,12 +195,13 @@ def no_answer(error: Exception) -> EmbeddingError:
     """Return the error for a request that got no answer."""
     host = urlsplit(JINAAI_API_URL).hostname
     network_errors = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
-    # The next try would meet the same certificate.
     wrong_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
+    # The network may work again soon, but the certificate stays wrong.
+    temporary = isinstance(error, network_errors) and not wrong_certificate
     return EmbeddingError(
         f"no answer from {host} ({type(error).__name__}); "
         "check the network, JINAAI_API_URL, HTTPS_PROXY and REQUESTS_CA_BUNDLE",
-        temporary=isinstance(error, network_errors) and not wrong_certificate)
+        temporary=temporary)
 
 
 def refusal(response: requests.Response) -> EmbeddingError:
@@ -253,11 +253,11 @@ def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
 
 def check_embedding(embedding: list[float]) -> None:
     """Raise ValueError for an embedding that TiDB cannot compare with others."""
-    # TiDB multiplies squared lengths as 32-bit floats, which end at 1e38. Beyond these
-    # bounds, or with zeros, a distance is NULL, and NULL comes first in a search.
-    length = math.hypot(*embedding)
-    if len(embedding) != DIMENSIONS or not 1e-9 < length < 1e9:
-        raise ValueError(f"{len(embedding)} dimensions, length {length}")
+    # TiDB multiplies squared norms as 32-bit floats. Beyond these bounds, as with zeros,
+    # the distance is NULL, which comes first in a search.
+    norm = math.hypot(*embedding)
+    if len(embedding) != DIMENSIONS or not 1e-9 < norm < 1e9:
+        raise ValueError(f"{len(embedding)} dimensions, norm {norm}")
 
 
 # %% Step 2. Connect to TiDB
@@ -269,17 +269,17 @@ def create_tidb_engine(url: str) -> Engine:
     With any ssl option in the URL, TLS verifies certificate and host name.
     Raises ValueError for a wrong URL."""
     check_database_url(url)
-    # The URL may have its own limits, in seconds.
+    # Seconds, as options of the URL. What the URL has wins.
     limits = {"read_timeout": "60", "write_timeout": "60"}
-    address = make_url(url)
+    parsed = make_url(url)
     return create_engine(
-        address.set(query={**limits, **address.query}),
-        # These win over the URL, of which SQLAlchemy would lose ssl_ca.
+        parsed.set(query={**limits, **parsed.query}),
+        # With ssl_verify_cert, SQLAlchemy does not pass on the URL's ssl_ca.
         connect_args=tls_arguments(url),
         # A connection that broke while it was idle is replaced.
         pool_pre_ping=True,
         pool_recycle=300,
-        # Errors and logs show no texts and no embeddings.
+        # Errors and logs show no texts or embeddings.
         hide_parameters=True)
 
 
@@ -287,7 +287,7 @@ def create_tidb_engine(url: str) -> Engine:
 # You can skip this part at first.
 def check_database_url(url: str) -> None:
     """Raise ValueError, which shows no password, for a URL of another form."""
-    # SQLAlchemy takes all after the first @ for the host, so there may be only one.
+    # Only one @ may be there, because SQLAlchemy takes what follows for the host.
     if not re.fullmatch(r"mysql\+pymysql://[^@]+@[^@/]+/[^@]+", url):
         raise ValueError(
             "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
@@ -296,8 +296,8 @@ def check_database_url(url: str) -> None:
 
 def tls_arguments(url: str) -> dict[str, Any]:
     """Return PyMySQL's arguments for verified TLS, or none without an ssl option."""
-    # The text is searched, because SQLAlchemy leaves out an option without a value.
-    # TLS would then be off, and nobody would notice.
+    # SQLAlchemy leaves out an option without a value. TLS would be off without a word,
+    # so this looks for "ssl" in the text of the URL.
     if "ssl" not in url.partition("?")[2].lower():
         return {}
 
@@ -331,8 +331,8 @@ class Document(Base):
 
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # TiDB's default collation takes "A" for "a". This one does not. It is for "mysql"
-    # alone, because SQLite does not know it.
+    # TiDB takes "A" and "a" for the same text, unless the collation compares bytes.
+    # SQLite has no such collation, so it is for the dialect "mysql" alone.
     content: Mapped[str] = mapped_column(
         String(255).with_variant(String(255, collation="utf8mb4_0900_bin"), "mysql"),
         unique=True)
@@ -341,8 +341,8 @@ class Document(Base):
 
 def create_table(engine: Engine, model: type[Base] = Document) -> None:
     """Create the table of *model* unless it exists. Raises SQLAlchemyError.
-    Base.metadata.create_all() fails when two programs do this at the same moment."""
-    table = Base.metadata.tables[model.__tablename__]
+    Base.metadata.create_all() fails when two programs call it at once."""
+    table: Any = model.__table__
     # A user who may not create tables can use one that exists.
     if not inspect(engine).has_table(table.name):
         with engine.begin() as connection:
@@ -360,7 +360,7 @@ TEXTS = [
 
 def new_texts(engine: Engine, texts: Iterable[str]) -> list[str]:
     """Return the texts that are not stored yet, each once and in their order.
-    Raises SQLAlchemyError, and TypeError if these are no texts."""
+    Raises SQLAlchemyError, and TypeError for anything but texts."""
     # The keys of a dict are unique and keep their order.
     unique = list(dict.fromkeys(list_texts(texts)))
     stored: set[str] = set()
@@ -374,8 +374,8 @@ def new_texts(engine: Engine, texts: Iterable[str]) -> list[str]:
 def insert_documents(engine: Engine, texts: Iterable[str],
                      embeddings: Iterable[list[float]]) -> None:
     """Store each text with its embedding. What is stored already stays as it is.
-    A transaction has up to 256 rows, because TiDB Cloud limits its size. Those before
-    an error stay stored, and new_texts returns the texts that are left.
+    A transaction has up to 256 rows, because TiDB Cloud limits its size. After an
+    error, new_texts returns the texts that are left.
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = list_texts(texts)
     embeddings = list(embeddings)
@@ -386,7 +386,7 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     rows = [
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
-    statement = mysql.insert(Document)
+    statement = mysql.insert(Document)  # the stand-in translates it
     # If a text is stored already, it is set to the same text, so nothing changes.
     # INSERT IGNORE would ignore real errors, too.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
@@ -411,7 +411,7 @@ def find_documents(engine: Engine, embedding: list[float],
 def run_demo() -> None:
     """Print what the tutorial prints."""
     engine, embed = connect()
-    # The question comes first, because a wrong key should leave no table behind.
+    # The question is first, because a wrong key should leave no table behind.
     question = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
@@ -435,7 +435,7 @@ def run_demo() -> None:
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine and embed_texts, or stand-ins for them."""
+    """Return an engine for TiDB and embed_texts, or stand-ins for them."""
     if TIDB_DATABASE_URL:
         return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
 
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # There is only --help. A notebook has other arguments.
+    # --help prints the text above. A notebook's arguments are ignored.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()
