@@ -5,9 +5,9 @@
 # ///
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
-Settings: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL, JINAAI_API_URL (see
-.env.example). Without a URL, SQLite stands in for TiDB. Without a key as well, word
-counts stand in for embeddings. For your own texts: examples/own_texts.py
+Settings: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL, JINAAI_API_URL, which
+.env.example explains. Without TIDB_DATABASE_URL, SQLite stands in for TiDB. Without
+a key as well, word counts stand in for embeddings.
 """
 
 import argparse
@@ -39,7 +39,7 @@ try:
     # A file from Windows may begin with a mark (BOM). "utf-8-sig" skips it.
     dotenv.load_dotenv(encoding="utf-8-sig")
 except Exception as error:
-    # All settings may be in the environment.
+    # The environment may have all settings, so this goes on.
     logger.warning("cannot read .env (%s); is it UTF-8?", type(error).__name__)
 
 
@@ -64,8 +64,8 @@ JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
 # An embedding has 768 floats.
 DIMENSIONS = 768
 
-# The most texts in a request, and rows in a transaction. 256 long texts in Chinese are
-# about 65,000 tokens, so they pass with a free key's 100,000 a minute.
+# The most texts in a request. A text has up to 255 characters, and in Chinese about as
+# many tokens. That makes 65,000 tokens, and a free key has 100,000 a minute.
 BATCH_SIZE = 256
 
 # A session keeps its connection open for the next request.
@@ -73,7 +73,7 @@ HTTP = requests.Session()
 
 
 def generate_embeddings(text: str, patience: float = 75) -> list[float]:
-    """Return the 768 floats for a question. Raises EmbeddingError."""
+    """Return the embedding of a question. Raises what embed_texts raises."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
@@ -81,7 +81,7 @@ def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
                 patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
     *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
-    Each request is tried again for *patience* seconds. 75 outlast a limit per minute.
+    Each request is tried for *patience* seconds. 75 are longer than a rate limit lasts.
     Raises EmbeddingError, and TypeError for anything but texts."""
     embeddings: list[list[float]] = []
     for batch in batches(list_texts(texts)):
@@ -157,14 +157,14 @@ def request_embeddings(texts: list[str], task: str, deadline: float) -> list[lis
     try:
         response = HTTP.post(
             JINAAI_API_URL, json=data,
-            # In `headers`, the key would give way to a password in ~/.netrc.
+            # requests replaces a key in `headers` by a password in ~/.netrc.
             auth=add_key if JINAAI_API_KEY else None,
-            # Connecting gets 10 seconds. Then the host's next address has its turn.
+            # Connecting gets 10 seconds, because the host may have another address.
             timeout=(min(10, seconds_left), seconds_left),
             # A redirect could take your texts to another host.
             allow_redirects=False)
     except Exception as error:
-        # `from None` hides the error's words, which may show a password.
+        # `from None` hides this error, which may show the password of a proxy.
         raise no_answer(error) from None
 
     if response.status_code != 200:
@@ -181,7 +181,7 @@ def check_key() -> None:
 
 
 def key_is_missing() -> bool:
-    """Return True without a key for Jina AI. A server of your own needs none."""
+    """Return True if there is no key, and it is Jina AI, which needs one."""
     return not JINAAI_API_KEY and "//api.jina.ai/" in JINAAI_API_URL
 
 
@@ -230,7 +230,7 @@ def read_embeddings(response: requests.Response, count: int) -> list[list[float]
     try:
         return order_embeddings(response.json()["data"], count)
     except Exception as error:
-        # An answer that was cut off is no JSON. The next one may be whole.
+        # An answer that is no JSON may have been cut off.
         cut_off = isinstance(error, requests.JSONDecodeError)
         raise EmbeddingError(
             f"{quote(response)}, not {count} embeddings ({error!r}); "
@@ -253,8 +253,8 @@ def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
 
 def check_embedding(embedding: list[float]) -> None:
     """Raise ValueError for an embedding that TiDB cannot compare with others."""
-    # TiDB multiplies squared norms as 32-bit floats. Beyond these bounds, as with zeros,
-    # the distance is NULL, which comes first in a search.
+    # TiDB multiplies squared norms as 32-bit floats. With zeros, or beyond these bounds,
+    # the distance is NULL, and a search puts NULL first.
     norm = math.hypot(*embedding)
     if len(embedding) != DIMENSIONS or not 1e-9 < norm < 1e9:
         raise ValueError(f"{len(embedding)} dimensions, norm {norm}")
@@ -266,17 +266,17 @@ TIDB_DATABASE_URL = read_setting("TIDB_DATABASE_URL")
 
 def create_tidb_engine(url: str) -> Engine:
     """Return an engine for TiDB, which connects when it is first used.
-    With any ssl option in the URL, TLS verifies certificate and host name.
+    Any ssl option in the URL means TLS that verifies certificate and host name.
     Raises ValueError for a wrong URL."""
     check_database_url(url)
-    # Seconds, as options of the URL. What the URL has wins.
+    # These are seconds. The URL's own options win.
     limits = {"read_timeout": "60", "write_timeout": "60"}
     parsed = make_url(url)
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # With ssl_verify_cert, SQLAlchemy does not pass on the URL's ssl_ca.
+        # SQLAlchemy would lose ssl_ca if the URL has ssl_verify_cert as well.
         connect_args=tls_arguments(url),
-        # A connection that broke while it was idle is replaced.
+        # A connection that broke meanwhile is replaced.
         pool_pre_ping=True,
         pool_recycle=300,
         # Errors and logs show no texts or embeddings.
@@ -287,7 +287,7 @@ def create_tidb_engine(url: str) -> Engine:
 # You can skip this part at first.
 def check_database_url(url: str) -> None:
     """Raise ValueError, which shows no password, for a URL of another form."""
-    # Only one @ may be there, because SQLAlchemy takes what follows for the host.
+    # SQLAlchemy would take what follows an @ in the password for the host.
     if not re.fullmatch(r"mysql\+pymysql://[^@]+@[^@/]+/[^@]+", url):
         raise ValueError(
             "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
@@ -296,8 +296,8 @@ def check_database_url(url: str) -> None:
 
 def tls_arguments(url: str) -> dict[str, Any]:
     """Return PyMySQL's arguments for verified TLS, or none without an ssl option."""
-    # SQLAlchemy leaves out an option without a value. TLS would be off without a word,
-    # so this looks for "ssl" in the text of the URL.
+    # This searches the text, because SQLAlchemy leaves out an option without a value.
+    # TLS would then be off, and nobody would notice.
     if "ssl" not in url.partition("?")[2].lower():
         return {}
 
@@ -331,18 +331,18 @@ class Document(Base):
 
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # TiDB takes "A" and "a" for the same text, unless the collation compares bytes.
-    # SQLite has no such collation, so it is for the dialect "mysql" alone.
+    # TiDB's default collation ignores blanks at the end of a text. This one does not.
+    # SQLite does not know it, so the dialect "mysql" alone gets it.
     content: Mapped[str] = mapped_column(
         String(255).with_variant(String(255, collation="utf8mb4_0900_bin"), "mysql"),
         unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
 
 
-def create_table(engine: Engine, model: type[Base] = Document) -> None:
-    """Create the table of *model* unless it exists. Raises SQLAlchemyError.
+def create_table(engine: Engine, mapped: type[Base] = Document) -> None:
+    """Create the table of a mapped class unless it exists. Raises SQLAlchemyError.
     Base.metadata.create_all() fails when two programs call it at once."""
-    table: Any = model.__table__
+    table: Any = mapped.__table__
     # A user who may not create tables can use one that exists.
     if not inspect(engine).has_table(table.name):
         with engine.begin() as connection:
@@ -386,9 +386,9 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     rows = [
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
-    statement = mysql.insert(Document)  # the stand-in translates it
-    # If a text is stored already, it is set to the same text, so nothing changes.
-    # INSERT IGNORE would ignore real errors, too.
+    statement = mysql.insert(Document)  # the stand-in knows it, too
+    # If another program has stored a text since, the text is set to itself, so nothing
+    # changes. INSERT IGNORE would ignore real errors, too.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -425,7 +425,7 @@ def run_demo() -> None:
 
     print("- List All Documents and Their Distances to the Query:")
     distance = Document.content_vec.cosine_distance(question)
-    # Your table may have millions of documents.
+    # The list ends at 20, because your table may have millions.
     first_20 = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
         print_documents(session.execute(first_20))
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # --help prints the text above. A notebook's arguments are ignored.
+    # --help prints the docstring. The arguments of a notebook are ignored.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()
