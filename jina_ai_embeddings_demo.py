@@ -8,6 +8,7 @@
 Settings: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL, JINAAI_API_URL, which
 .env.example explains. Without TIDB_DATABASE_URL, SQLite stands in for TiDB. Without
 a key as well, word counts stand in for embeddings.
+For your own texts: examples/own_texts.py
 """
 
 import argparse
@@ -45,9 +46,8 @@ except Exception as error:
 
 def read_setting(name: str, default: str = "") -> str:
     """Return an environment variable, or *default* if it is not set or blank."""
-    value = os.getenv(name, "").strip()
-    # `docker run --env-file` keeps the quotes around a value.
-    return value.strip("'\"") or default
+    # Blanks go, and quotes, because `docker run --env-file` keeps them.
+    return os.getenv(name, "").strip(" \t\r\n'\"") or default
 
 
 # %% Step 1. Get embeddings from Jina AI
