@@ -1,4 +1,7 @@
-"""Stand-ins for an account that is missing: SQLite for TiDB, counted words for embeddings."""
+"""Stand-ins for an account that is missing: SQLite for TiDB, word counts for embeddings.
+
+They show the demo without an account. Do not copy them into a service.
+"""
 
 import functools
 import json
@@ -15,85 +18,99 @@ from sqlalchemy import Engine, QueuePool, create_engine, event
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.ext.compiler import compiles
 
-Embed = Callable[..., list[list[float]]]
+Embeddings = list[list[float]]
+Embed = Callable[..., Embeddings]
 
 
 def connect_stand_ins(
     embed: Embed, key_is_missing: bool, dimensions: int
 ) -> tuple[Engine, Embed]:
-    """Return an engine for SQLite, and *embed* or, without a key, a stand-in for it.
+    """Return an engine for SQLite, and *embed* or, without a key, its stand-in.
 
-    Says on stderr what stands in for what.
+    Two lines on stderr say what stands in for what, because nothing here is real.
     """
     print("no TIDB_DATABASE_URL: SQLite in memory replaces TiDB", file=sys.stderr)
-    if key_is_missing:
-        print(
-            "no JINAAI_API_KEY: a hash of the words replaces the embeddings; "
-            "see https://jina.ai/embeddings/",
-            file=sys.stderr,
-        )
-        embed = functools.partial(stand_in_embeddings, dimensions=dimensions)
+    engine = create_stand_in_engine()
+    if not key_is_missing:
+        return engine, embed
 
-    return create_stand_in_engine(), embed
+    message = "no JINAAI_API_KEY: a hash of the words replaces the embeddings; "
+    print(message + "see https://jina.ai/embeddings/", file=sys.stderr)
+    return engine, functools.partial(stand_in_embeddings, dimensions=dimensions)
 
 
 # %% Embeddings
 def stand_in_embeddings(
     texts: Iterable[str], *ignored: object, dimensions: int
-) -> list[list[float]]:
-    """Return a list of so many floats for each text.
+) -> Embeddings:
+    """Return a list of *dimensions* floats for each text.
 
-    Each float counts the words whose hash it stands for. So texts that share words are
-    near each other. A task and a patience, as embed_texts has them, are ignored.
+    Each float counts the words with a certain hash, so texts that share words are near
+    each other. A task and a patience, as embed_texts takes them, are ignored.
     """
-    embeddings = []
-    for text in texts:
-        places = Counter(zlib.crc32(word.encode()) % dimensions for word in split_words(text))
-        embeddings.append([float(places[place]) for place in range(dimensions)])
-    return embeddings
+    return [count_words(text, dimensions) for text in texts]
 
 
-def split_words(text: str) -> list[str]:
-    """Return the words of a text, or one empty word, because zeros have no direction."""
+def count_words(text: str, dimensions: int) -> list[float]:
+    """Return how often a text has the words of each hash."""
     # Chinese and Japanese have no spaces, so each of their characters is a word.
     words = re.findall(r"[a-z0-9]+|[^\x00-\x7f]", text.lower())
-    return words or [""]
+    if not words:
+        # Zeros have no direction, so a text without words counts as one empty word.
+        words = [""]
+
+    counts: Counter[int] = Counter()
+    for word in words:
+        # Unlike hash(), crc32() gives the same number in each process.
+        number = zlib.crc32(word.encode())
+        counts[number % dimensions] += 1
+    return [float(counts[place]) for place in range(dimensions)]
 
 
 # %% The database
 def create_stand_in_engine() -> Engine:
     """Return an engine for SQLite in memory, which threads can share."""
-    # The data live in the connection, so there is one, and threads take turns.
     engine = create_engine(
         "sqlite://",
+        # The data live in one connection. Threads take turns with it.
         poolclass=QueuePool,
         pool_size=1,
         max_overflow=0,
         connect_args={"check_same_thread": False},
+        # Errors show no texts and no embeddings, as with TiDB.
         hide_parameters=True,
     )
-    event.listen(engine, "connect", add_functions)
+    event.listen(engine, "connect", add_cosine_distance)
     return engine
 
 
-def add_functions(connection: sqlite3.Connection, record: object) -> None:
-    """Teach a new connection TiDB's function for the cosine distance."""
+def add_cosine_distance(connection: sqlite3.Connection, record: object) -> None:
+    """Give a new connection TiDB's function VEC_COSINE_DISTANCE."""
     connection.create_function("VEC_COSINE_DISTANCE", 2, cosine_distance)
 
 
 def cosine_distance(left: str, right: str) -> float:
     """Return the cosine distance (0 to 2) of two vectors, which are JSON as in TiDB."""
-    a, b = json.loads(left), json.loads(right)
+    a = json.loads(left)
+    b = json.loads(right)
     product = sum(x * y for x, y in zip(a, b))
-    return float(1 - product / (math.hypot(*a) * math.hypot(*b)))
+    product /= math.hypot(*a)
+    product /= math.hypot(*b)
+    return float(1 - product)
 
 
 @compiles(OnDuplicateClause, "sqlite")
 def compile_upsert(clause: OnDuplicateClause, compiler: Any, **options: object) -> str:
-    """Return for SQLite what MySQL says as ON DUPLICATE KEY UPDATE name = VALUES(name)."""
+    """Write ON DUPLICATE KEY UPDATE name = VALUES(name) as SQLite understands it.
+
+    Older SQLite (before 3.35) needs the columns of the key that two rows share: here
+    the unique column, or else the primary key.
+    """
     table = compiler.current_executable.table
     key = [column.name for column in table.columns if column.unique]
-    target = key or [column.name for column in table.primary_key]
-    changes = [f"{name} = excluded.{name}" for name in clause.update]
-    # SQLite before 3.35 needs the key of the conflict.
-    return f"ON CONFLICT ({', '.join(target)}) DO UPDATE SET {', '.join(changes)}"
+    if not key:
+        key = [column.name for column in table.primary_key]
+
+    columns = ", ".join(key)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in clause.update)
+    return f"ON CONFLICT ({columns}) DO UPDATE SET {changes}"
