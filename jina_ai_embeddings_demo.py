@@ -35,7 +35,6 @@ from sqlalchemy.schema import CreateTable
 from tidb_vector.sqlalchemy import VectorType
 
 logger = logging.getLogger(__name__)
-
 try:
     # A file from Windows may begin with a mark (BOM). "utf-8-sig" skips it.
     dotenv.load_dotenv(encoding="utf-8-sig")
@@ -51,7 +50,7 @@ def read_setting(name: str, default: str = "") -> str:
 
 
 # %% Step 1. Get embeddings from Jina AI
-# Get a key at https://jina.ai/embeddings/. Each of these names is in use for it.
+# Get a key at https://jina.ai/embeddings/. Each of these names is in use.
 JINAAI_API_KEY = (
     read_setting("JINAAI_API_KEY")  # by this tutorial
     or read_setting("JINA_API_KEY")  # by Jina AI
@@ -68,7 +67,7 @@ DIMENSIONS = 768
 # many tokens. That makes 65,000 tokens, and a free key has 100,000 a minute.
 BATCH_SIZE = 256
 
-# A session keeps its connection open for the next request.
+# A session keeps its connection open.
 HTTP = requests.Session()
 
 
@@ -116,7 +115,7 @@ class EmbeddingError(Exception):
                  temporary: bool = False, retry_after: Optional[float] = None) -> None:
         super().__init__(message)
         self.status = status  # of the answer, if there was one
-        self.temporary = temporary  # True if the same request may work later
+        self.temporary = temporary  # True if another try may work
         self.retry_after = retry_after  # seconds, if the service says so
 
 
@@ -181,7 +180,7 @@ def check_key() -> None:
 
 
 def key_is_missing() -> bool:
-    """Return True if there is no key, and it is Jina AI, which needs one."""
+    """Return True if Jina AI is asked without a key, which it needs."""
     return not JINAAI_API_KEY and "//api.jina.ai/" in JINAAI_API_URL
 
 
@@ -196,7 +195,7 @@ def no_answer(error: Exception) -> EmbeddingError:
     host = urlsplit(JINAAI_API_URL).hostname
     network_errors = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
     wrong_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
-    # The network may work again soon, but the certificate stays wrong.
+    # The network may recover, but the certificate stays wrong.
     temporary = isinstance(error, network_errors) and not wrong_certificate
     return EmbeddingError(
         f"no answer from {host} ({type(error).__name__}); "
@@ -218,7 +217,8 @@ def refusal(response: requests.Response) -> EmbeddingError:
 
 
 def quote(response: requests.Response) -> str:
-    """Return the first words of an answer, without key and embeddings."""
+    """Return the status and the first words of an answer."""
+    # The key is secret, and an embedding is no words.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -241,7 +241,6 @@ def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
     """Return the embeddings in the order of the texts."""
     if len(items) != count:
         raise ValueError(f"{len(items)} embeddings for {count} texts")
-
     by_index = {}
     for place, item in enumerate(items):
         check_embedding(item["embedding"])
@@ -266,15 +265,15 @@ TIDB_DATABASE_URL = read_setting("TIDB_DATABASE_URL")
 
 def create_tidb_engine(url: str) -> Engine:
     """Return an engine for TiDB, which connects when it is first used.
-    Any ssl option in the URL means TLS that verifies certificate and host name.
+    Any ssl option in the URL means TLS that verifies the server.
     Raises ValueError for a wrong URL."""
     check_database_url(url)
-    # These are seconds. The URL's own options win.
+    # Options of a URL are text. These are seconds, and the URL's own win.
     limits = {"read_timeout": "60", "write_timeout": "60"}
     parsed = make_url(url)
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # SQLAlchemy would lose ssl_ca if the URL has ssl_verify_cert as well.
+        # SQLAlchemy loses ssl_ca if the URL has ssl_verify_cert, too.
         connect_args=tls_arguments(url),
         # A connection that broke meanwhile is replaced.
         pool_pre_ping=True,
@@ -303,12 +302,13 @@ def tls_arguments(url: str) -> dict[str, Any]:
 
     query = make_url(url).query
     tls: dict[str, Any] = {name: query[name] for name in query if "ssl" in name}
-    # Some Pythons do not find the system's certificates.
+    # Some Pythons do not find the system's certificates. Those of requests serve.
     tls.setdefault("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH)
     if not os.path.exists(tls["ssl_ca"]):
         raise ValueError(
             f"no file {tls['ssl_ca']}; leave ssl_ca out of TIDB_DATABASE_URL "
             "to use the certificates of requests")
+    # No option of the URL turns this off.
     tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
     return tls
 
@@ -328,7 +328,6 @@ class Base(DeclarativeBase):
 
 class Document(Base):
     """A text, which is stored once, and its embedding."""
-
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
     # TiDB's default collation ignores blanks at the end of a text. This one does not.
@@ -435,7 +434,7 @@ def run_demo() -> None:
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine for TiDB and embed_texts, or stand-ins for them."""
+    """Return an engine for TiDB and embed_texts, or what stands in for them."""
     if TIDB_DATABASE_URL:
         return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
 
@@ -443,6 +442,7 @@ def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
         from examples.stand_ins import connect_stand_ins
     except ImportError:
         raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
+    # With a key, this returns embed_texts itself.
     return connect_stand_ins(embed_texts, key_is_missing(), DIMENSIONS)
 
 
