@@ -5,9 +5,8 @@
 # ///
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
-Settings: JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL, JINAAI_API_URL, which
-.env.example explains. Without TIDB_DATABASE_URL, SQLite stands in for TiDB. Without
-a key as well, word counts stand in for embeddings.
+The settings are JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL and JINAAI_API_URL,
+from the environment or a file .env. Without them, the demo runs on stand-ins.
 For your own texts: examples/own_texts.py
 """
 
@@ -45,7 +44,7 @@ except Exception as error:
 
 def read_setting(name: str, default: str = "") -> str:
     """Return an environment variable, or *default* if it is not set or blank."""
-    # Blanks go, and quotes, because `docker run --env-file` keeps them.
+    # `docker run --env-file` keeps the quotes of a value, so they go here.
     return os.getenv(name, "").strip(" \t\r\n'\"") or default
 
 
@@ -60,11 +59,11 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL", "https://api.jina.ai/v1/embeddings")
 JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
 
-# An embedding has 768 floats.
+# An embedding of the tutorial's model has 768 floats.
 DIMENSIONS = 768
 
-# The most texts in a request. A text has up to 255 characters, and in Chinese about as
-# many tokens. That makes 65,000 tokens, and a free key has 100,000 a minute.
+# The most texts in a request. A text has up to 255 characters, in Chinese as many
+# tokens. 256 * 255 tokens are 65,000, and a free key has 100,000 a minute.
 BATCH_SIZE = 256
 
 # A session keeps its connection open.
@@ -72,7 +71,7 @@ HTTP = requests.Session()
 
 
 def generate_embeddings(text: str, patience: float = 75) -> list[float]:
-    """Return the embedding of a question. Raises what embed_texts raises."""
+    """Return the embedding of a question. embed_texts is for many texts."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
@@ -80,7 +79,7 @@ def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
                 patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
     *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
-    Each request is tried for *patience* seconds. 75 are longer than a rate limit lasts.
+    Each request is tried for *patience* seconds, so 75 outlast a limit per minute.
     Raises EmbeddingError, and TypeError for anything but texts."""
     embeddings: list[list[float]] = []
     for batch in batches(list_texts(texts)):
@@ -142,7 +141,9 @@ def seconds_to_wait(error: EmbeddingError, backoff: float) -> float:
     return error.retry_after or random.uniform(backoff / 2, backoff)
 
 
-def request_embeddings(texts: list[str], task: str, deadline: float) -> list[list[float]]:
+def request_embeddings(
+    texts: list[str], task: str, deadline: float
+) -> list[list[float]]:
     """Send one request and return its embeddings."""
     check_key()
     data: dict[str, Any] = {"input": texts, "model": JINAAI_MODEL}
@@ -156,9 +157,9 @@ def request_embeddings(texts: list[str], task: str, deadline: float) -> list[lis
     try:
         response = HTTP.post(
             JINAAI_API_URL, json=data,
-            # requests replaces a key in `headers` by a password in ~/.netrc.
+            # A key in `headers` would be replaced by a password in ~/.netrc.
             auth=add_key if JINAAI_API_KEY else None,
-            # Connecting gets 10 seconds, because the host may have another address.
+            # After 10 seconds, another address of the host is tried.
             timeout=(min(10, seconds_left), seconds_left),
             # A redirect could take your texts to another host.
             allow_redirects=False)
@@ -218,7 +219,7 @@ def refusal(response: requests.Response) -> EmbeddingError:
 
 def quote(response: requests.Response) -> str:
     """Return the status and the first words of an answer."""
-    # The key is secret, and an embedding is no words.
+    # The words end where an embedding begins.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -247,6 +248,7 @@ def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
         # Some servers leave the index out. Then the place in the answer counts.
         index = item.get("index", place)
         by_index[index] = item["embedding"]
+    # If an index came twice, another one is missing: a KeyError.
     return [by_index[index] for index in range(count)]
 
 
@@ -268,12 +270,12 @@ def create_tidb_engine(url: str) -> Engine:
     Any ssl option in the URL means TLS that verifies the server.
     Raises ValueError for a wrong URL."""
     check_database_url(url)
-    # Options of a URL are text. These are seconds, and the URL's own win.
+    # In seconds. If the URL has its own limits, they win.
     limits = {"read_timeout": "60", "write_timeout": "60"}
     parsed = make_url(url)
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # SQLAlchemy loses ssl_ca if the URL has ssl_verify_cert, too.
+        # These win over the URL, where SQLAlchemy loses ssl_ca.
         connect_args=tls_arguments(url),
         # A connection that broke meanwhile is replaced.
         pool_pre_ping=True,
@@ -286,7 +288,7 @@ def create_tidb_engine(url: str) -> Engine:
 # You can skip this part at first.
 def check_database_url(url: str) -> None:
     """Raise ValueError, which shows no password, for a URL of another form."""
-    # SQLAlchemy would take what follows an @ in the password for the host.
+    # With an @ in the password, SQLAlchemy would connect to another host.
     if not re.fullmatch(r"mysql\+pymysql://[^@]+@[^@/]+/[^@]+", url):
         raise ValueError(
             "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
@@ -295,14 +297,14 @@ def check_database_url(url: str) -> None:
 
 def tls_arguments(url: str) -> dict[str, Any]:
     """Return PyMySQL's arguments for verified TLS, or none without an ssl option."""
-    # This searches the text, because SQLAlchemy leaves out an option without a value.
-    # TLS would then be off, and nobody would notice.
+    # SQLAlchemy leaves out an option without a value, as in "?ssl_verify_cert". So this
+    # searches the text of the URL.
     if "ssl" not in url.partition("?")[2].lower():
         return {}
 
     query = make_url(url).query
     tls: dict[str, Any] = {name: query[name] for name in query if "ssl" in name}
-    # Some Pythons do not find the system's certificates. Those of requests serve.
+    # Some Pythons find no certificates of the system, but requests has some.
     tls.setdefault("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH)
     if not os.path.exists(tls["ssl_ca"]):
         raise ValueError(
@@ -331,10 +333,8 @@ class Document(Base):
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
     # TiDB's default collation ignores blanks at the end of a text. This one does not.
-    # SQLite does not know it, so the dialect "mysql" alone gets it.
     content: Mapped[str] = mapped_column(
-        String(255).with_variant(String(255, collation="utf8mb4_0900_bin"), "mysql"),
-        unique=True)
+        String(255, collation="utf8mb4_0900_bin"), unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
 
 
@@ -378,16 +378,16 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = list_texts(texts)
     embeddings = list(embeddings)
-    # Some clients give None for a text that they could not embed.
+    # Other clients may give None for a text that they could not embed.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
     rows = [
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
-    statement = mysql.insert(Document)  # the stand-in knows it, too
-    # If another program has stored a text since, the text is set to itself, so nothing
-    # changes. INSERT IGNORE would ignore real errors, too.
+    statement = mysql.insert(Document)
+    # Another program may have stored a text since new_texts looked. Then the text is set
+    # to itself, and its embedding stays. INSERT IGNORE would hide other errors.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -407,11 +407,10 @@ def find_documents(engine: Engine, embedding: list[float],
 
 
 # %% Run it
-def run_demo() -> None:
-    """Print what the tutorial prints."""
-    engine, embed = connect()
-    # The question is first, because a wrong key should leave no table behind.
-    question = embed(["What is TiDB?"], "retrieval.query")[0]
+def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
+    """Print what the tutorial prints. *embed* is embed_texts or a stand-in."""
+    # The question comes first, because a wrong key should leave no table behind.
+    query_embedding = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
     database = "TiDB" if TIDB_DATABASE_URL else "In-Memory SQLite"
@@ -423,18 +422,25 @@ def run_demo() -> None:
     insert_documents(engine, new, embed(new))
 
     print("- List All Documents and Their Distances to the Query:")
-    distance = Document.content_vec.cosine_distance(question)
+    distance = Document.content_vec.cosine_distance(query_embedding)
     # The list ends at 20, because your table may have millions.
     first_20 = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
         print_documents(session.execute(first_20))
 
     print("- The Most Relevant Document and Its Distance to the Query:")
-    print_documents(find_documents(engine, question, limit=1))
+    print_documents(find_documents(engine, query_embedding, limit=1))
+
+
+def print_documents(documents: Iterable[Any]) -> None:
+    """Print texts and their distances in the tutorial's form."""
+    for content, distance in documents:
+        print(f"  - distance: {distance}\n    content: {content}")
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine for TiDB and embed_texts, or what stands in for them."""
+    """Return an engine for TiDB, and embed_texts. Without TIDB_DATABASE_URL, SQLite
+    stands in. Without a key as well, a hash of the words stands in for embeddings."""
     if TIDB_DATABASE_URL:
         return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
 
@@ -444,12 +450,6 @@ def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
         raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
     # With a key, this returns embed_texts itself.
     return connect_stand_ins(embed_texts, key_is_missing(), DIMENSIONS)
-
-
-def print_documents(documents: Iterable[Any]) -> None:
-    """Print texts and their distances in the tutorial's form."""
-    for content, distance in documents:
-        print(f"  - distance: {distance}\n    content: {content}")
 
 
 def one_line(error: Exception) -> str:
@@ -467,7 +467,7 @@ def one_line(error: Exception) -> str:
 def main() -> None:
     """Run the demo. An error ends in one line on stderr and exit status 1."""
     try:
-        run_demo()
+        run_demo(*connect())
     except KeyboardInterrupt:
         sys.exit(130)  # as shells expect after Ctrl-C
     except Exception as error:
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # --help prints the docstring. The arguments of a notebook are ignored.
+    # --help prints the docstring. A notebook's arguments are ignored.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()

@@ -80,13 +80,21 @@ def create_stand_in_engine() -> Engine:
         # Errors show no texts and no embeddings, as with TiDB.
         hide_parameters=True,
     )
-    event.listen(engine, "connect", add_cosine_distance)
+    event.listen(engine, "connect", teach)
     return engine
 
 
-def add_cosine_distance(connection: sqlite3.Connection, record: object) -> None:
-    """Give a new connection TiDB's function VEC_COSINE_DISTANCE."""
+def teach(connection: sqlite3.Connection, record: object) -> None:
+    """Teach a new connection what the demo needs of TiDB."""
     connection.create_function("VEC_COSINE_DISTANCE", 2, cosine_distance)
+    connection.create_collation("utf8mb4_0900_bin", compare)
+
+
+def compare(left: str, right: str) -> int:
+    """Return -1, 0 or 1 if the left text comes before, with or behind the right one."""
+    if left < right:
+        return -1
+    return int(left > right)
 
 
 def cosine_distance(left: str, right: str) -> float:
