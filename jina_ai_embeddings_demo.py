@@ -304,7 +304,7 @@ def tls_arguments(url: str) -> dict[str, Any]:
 
     query = make_url(url).query
     tls: dict[str, Any] = {name: query[name] for name in query if "ssl" in name}
-    # Some Pythons find no certificates of the system, but requests has some.
+    # Some Pythons find no system certificates, but requests has some.
     tls.setdefault("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH)
     if not os.path.exists(tls["ssl_ca"]):
         raise ValueError(
@@ -342,7 +342,7 @@ def create_table(engine: Engine, mapped: type[Base] = Document) -> None:
     """Create the table of a mapped class unless it exists. Raises SQLAlchemyError.
     Base.metadata.create_all() fails when two programs call it at once."""
     table: Any = mapped.__table__
-    # A user who may not create tables can use one that exists.
+    # A user may have no right to create tables.
     if not inspect(engine).has_table(table.name):
         with engine.begin() as connection:
             connection.execute(CreateTable(table, if_not_exists=True))
@@ -378,7 +378,7 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = list_texts(texts)
     embeddings = list(embeddings)
-    # Other clients may give None for a text that they could not embed.
+    # Other clients give None for a text that they cannot embed.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
@@ -386,8 +386,8 @@ def insert_documents(engine: Engine, texts: Iterable[str],
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # Another program may have stored a text since new_texts looked. Then the text is set
-    # to itself, and its embedding stays. INSERT IGNORE would hide other errors.
+    # Another program may have stored a text since new_texts looked. Then it is set to
+    # itself, and its embedding stays. INSERT IGNORE would hide other errors.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -409,7 +409,7 @@ def find_documents(engine: Engine, embedding: list[float],
 # %% Run it
 def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
     """Print what the tutorial prints. *embed* is embed_texts or a stand-in."""
-    # The question comes first, because a wrong key should leave no table behind.
+    # The question comes first, because a wrong key should leave no table.
     query_embedding = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
