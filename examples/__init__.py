@@ -1,3 +1,7 @@
-"""Examples: a file a job. A package is found before another folder of the name examples."""
+"""A file a job.
 
-__all__ = ["command_line", "stand_ins"]  # what the other files import
+As a package, this folder is found
+before another one of its name.
+"""
+
+__all__ = ["command_line", "stand_ins"]
