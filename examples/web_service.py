@@ -6,7 +6,7 @@ Install its packages and start it, in the folder above this one:
     uvicorn --app-dir examples web_service:app
 
 Then open http://127.0.0.1:8000/search?question=What+is+TiDB%3F&limit=1
-Without an account, it finds the demo's two texts; on TiDB, those that were stored there.
+Without an account, the service finds the demo's two texts; on TiDB, what is stored there.
 """
 
 import functools
