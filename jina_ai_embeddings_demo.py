@@ -5,9 +5,9 @@
 # ///
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
-The settings are JINAAI_API_KEY, TIDB_DATABASE_URL, JINAAI_MODEL and JINAAI_API_URL,
-from the environment or a file .env. Without them, the demo runs on stand-ins.
-For your own texts: examples/own_texts.py
+A file .env or the environment sets JINAAI_API_KEY and TIDB_DATABASE_URL. Without
+them, the demo runs on stand-ins for Jina AI and TiDB. JINAAI_MODEL and JINAAI_API_URL
+have defaults. For your own texts: examples/own_texts.py
 """
 
 import argparse
@@ -44,7 +44,7 @@ except Exception as error:
 
 def read_setting(name: str, default: str = "") -> str:
     """Return an environment variable, or *default* if it is not set or blank."""
-    # `docker run --env-file` keeps the quotes of a value, so they go here.
+    # `docker run --env-file` keeps the quotes of a value.
     return os.getenv(name, "").strip(" \t\r\n'\"") or default
 
 
@@ -59,11 +59,11 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL", "https://api.jina.ai/v1/embeddings")
 JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
 
-# An embedding of the tutorial's model has 768 floats.
+# An embedding has 768 floats. Newer models are asked for as many.
 DIMENSIONS = 768
 
-# The most texts in a request. A text has up to 255 characters, in Chinese as many
-# tokens. 256 * 255 tokens are 65,000, and a free key has 100,000 a minute.
+# The most texts in a request. 256 texts of 255 characters, which the table takes, have
+# up to 65,000 tokens. A free key has 100,000 a minute.
 BATCH_SIZE = 256
 
 # A session keeps its connection open.
@@ -71,7 +71,7 @@ HTTP = requests.Session()
 
 
 def generate_embeddings(text: str, patience: float = 75) -> list[float]:
-    """Return the embedding of a question. embed_texts is for many texts."""
+    """Return the embedding of a question. For texts to store, use embed_texts."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
@@ -79,7 +79,7 @@ def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
                 patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
     *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
-    Each request is tried for *patience* seconds, so 75 outlast a limit per minute.
+    Each request is tried for *patience* seconds. A limit per minute ends within 75.
     Raises EmbeddingError, and TypeError for anything but texts."""
     embeddings: list[list[float]] = []
     for batch in batches(list_texts(texts)):
@@ -219,7 +219,7 @@ def refusal(response: requests.Response) -> EmbeddingError:
 
 def quote(response: requests.Response) -> str:
     """Return the status and the first words of an answer."""
-    # The words end where an embedding begins.
+    # An answer may have embeddings. Their numbers say nothing.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -275,7 +275,7 @@ def create_tidb_engine(url: str) -> Engine:
     parsed = make_url(url)
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # These win over the URL, where SQLAlchemy loses ssl_ca.
+        # From the URL, ssl_ca would come to PyMySQL in a form that it ignores.
         connect_args=tls_arguments(url),
         # A connection that broke meanwhile is replaced.
         pool_pre_ping=True,
@@ -297,8 +297,8 @@ def check_database_url(url: str) -> None:
 
 def tls_arguments(url: str) -> dict[str, Any]:
     """Return PyMySQL's arguments for verified TLS, or none without an ssl option."""
-    # SQLAlchemy leaves out an option without a value, as in "?ssl_verify_cert". So this
-    # searches the text of the URL.
+    # The text is searched, because make_url() drops an option without a value, such as
+    # "?ssl_verify_cert". TLS would then be off.
     if "ssl" not in url.partition("?")[2].lower():
         return {}
 
@@ -310,7 +310,7 @@ def tls_arguments(url: str) -> dict[str, Any]:
         raise ValueError(
             f"no file {tls['ssl_ca']}; leave ssl_ca out of TIDB_DATABASE_URL "
             "to use the certificates of requests")
-    # No option of the URL turns this off.
+    # Whoever names ssl wants this, so no option turns it off.
     tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
     return tls
 
@@ -332,19 +332,19 @@ class Document(Base):
     """A text, which is stored once, and its embedding."""
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # TiDB's default collation ignores blanks at the end of a text. This one does not.
+    # Texts differ as they do in Python. TiDB's default ignores blanks at the end.
     content: Mapped[str] = mapped_column(
         String(255, collation="utf8mb4_0900_bin"), unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
 
 
 def create_table(engine: Engine, mapped: type[Base] = Document) -> None:
-    """Create the table of a mapped class unless it exists. Raises SQLAlchemyError.
-    Base.metadata.create_all() fails when two programs call it at once."""
+    """Create the table of a mapped class unless it exists. Raises SQLAlchemyError."""
     table: Any = mapped.__table__
-    # A user may have no right to create tables.
+    # Users without the right to create tables can use it, too.
     if not inspect(engine).has_table(table.name):
         with engine.begin() as connection:
+            # Two programs may do this at once. create_all() would fail.
             connection.execute(CreateTable(table, if_not_exists=True))
 
 
@@ -378,7 +378,7 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = list_texts(texts)
     embeddings = list(embeddings)
-    # Other clients give None for a text that they cannot embed.
+    # NULL would come first in a search.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
@@ -386,8 +386,8 @@ def insert_documents(engine: Engine, texts: Iterable[str],
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # Another program may have stored a text since new_texts looked. Then it is set to
-    # itself, and its embedding stays. INSERT IGNORE would hide other errors.
+    # Another program may have stored a text since new_texts looked. Then only the text
+    # is set again, to the same. INSERT IGNORE would hide other errors.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -400,7 +400,7 @@ def find_documents(engine: Engine, embedding: list[float],
     """Return the *limit* nearest texts, nearest first, with their cosine distances.
     Distances go from 0 to 2. Raises SQLAlchemyError."""
     distance = Document.content_vec.cosine_distance(embedding).label("distance")
-    # A vector index, if you add one, serves this query. With a WHERE, it would not.
+    # A vector index, if there is one, serves this query, but not with a WHERE.
     query = select(Document.content, distance).order_by(distance).limit(limit)
     with Session(engine) as session:
         return [(row.content, row.distance) for row in session.execute(query)]
@@ -423,7 +423,7 @@ def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
 
     print("- List All Documents and Their Distances to the Query:")
     distance = Document.content_vec.cosine_distance(query_embedding)
-    # The list ends at 20, because your table may have millions.
+    # Your table may have millions.
     first_20 = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
         print_documents(session.execute(first_20))
@@ -439,8 +439,8 @@ def print_documents(documents: Iterable[Any]) -> None:
 
 
 def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine for TiDB, and embed_texts. Without TIDB_DATABASE_URL, SQLite
-    stands in. Without a key as well, a hash of the words stands in for embeddings."""
+    """Return an engine for TiDB, and embed_texts. Without TIDB_DATABASE_URL, they are
+    stand-ins: SQLite, which learns TiDB's functions, and, without a key, word counts."""
     if TIDB_DATABASE_URL:
         return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
 
@@ -469,7 +469,7 @@ def main() -> None:
     try:
         run_demo(*connect())
     except KeyboardInterrupt:
-        sys.exit(130)  # as shells expect after Ctrl-C
+        sys.exit(130)  # after Ctrl-C
     except Exception as error:
         sys.exit(f"error: {one_line(error)}")
 
