@@ -115,7 +115,7 @@ class EmbeddingError(Exception):
         super().__init__(message)
         self.status = status  # of the answer, if there was one
         self.temporary = temporary  # True if another try may work
-        self.retry_after = retry_after  # seconds, if the service says so
+        self.retry_after = retry_after  # seconds, if it says so
 
 
 def embed_batch(texts: list[str], task: str, patience: float) -> list[list[float]]:
