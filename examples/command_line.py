@@ -1,13 +1,12 @@
 """What the examples share on the command line: options, errors in a line, and progress."""
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn, Union
 
 import jina_ai_embeddings_demo as demo
 
@@ -17,6 +16,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see --help\n")
+
+
+def whole_number(most: int) -> Callable[[str], int]:
+    """Return the `type` of an option that takes a whole number from 1 to *most*."""
+    def read(words: str) -> int:
+        if words.isdecimal() and 1 <= int(words) <= most:
+            return int(words)
+        raise argparse.ArgumentTypeError(f"takes a whole number from 1 to {most}")
+    return read
 
 
 def main(run: Callable[[], None]) -> None:
@@ -38,32 +46,81 @@ def main(run: Callable[[], None]) -> None:
         sys.exit(f"error: {demo.one_line(error)}")
 
 
-class Progress(logging.Handler):
-    """Shows how many texts are done and why a request waits, which a *logger* says: in a bar on
-    a terminal if tqdm is there, else in a line every ten seconds."""
-    def __init__(self, logger: logging.Logger) -> None:
-        super().__init__()
-        self.logger, self.why, self.bar, self.shown = logger, "", None, time.monotonic()
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
-            if sys.stderr.isatty():
-                self.bar = tqdm(unit=" texts", dynamic_ncols=True, miniters=0)
-        logger.addHandler(self)
+# %% Progress
+class Progress:
+    """Shows on stderr how many texts are done, and why a request waits.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.why = record.getMessage()
+    On a terminal with the package tqdm this is a bar, and else a line every ten seconds.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self.last_warning = LastWarning()
+        self.display = choose_display()
+
+    def __enter__(self) -> "Progress":
+        self.logger.addHandler(self.last_warning)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.logger.removeHandler(self.last_warning)
+        self.display.close()
 
     def show(self, done: int) -> None:
-        """Show that so many texts are *done*, unless a line was shown a moment ago."""
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.why, refresh=False)
-            self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self.shown > 10:
-            self.shown = time.monotonic()
-            print(f"{done} texts are done; {self.why}".strip("; "), file=sys.stderr)
+        """Show that so many texts are done. Call it often, because time passes, too."""
+        self.display.show(done, self.last_warning.words)
+
+    def forget_warning(self) -> None:
+        """Show no reason to wait any more, because an answer has come."""
+        self.last_warning.words = ""
+
+
+class LastWarning(logging.Handler):
+    """Keeps what a logger said last, for example why a request waits."""
+
+    words = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.words = record.getMessage()
+
+
+class Bar:
+    """Shows progress by a bar of tqdm."""
+
+    def __init__(self, tqdm: Any) -> None:
+        # With miniters=0, the bar's clock goes on while nothing is done.
+        self.bar = tqdm(unit=" texts", dynamic_ncols=True, miniters=0)
+
+    def show(self, done: int, why: str) -> None:
+        self.bar.set_postfix_str(why, refresh=False)
+        self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
-        self.logger.removeHandler(self)
-        if self.bar is not None:
-            self.bar.close()
-        super().close()
+        self.bar.close()
+
+
+class Lines:
+    """Shows progress by a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self.shown = time.monotonic()
+
+    def show(self, done: int, why: str) -> None:
+        if time.monotonic() > self.shown + 10:
+            self.shown = time.monotonic()
+            words = f"{done} texts are done"
+            if why:
+                words += f"; {why}"
+            print(words, file=sys.stderr)
+
+    def close(self) -> None:
+        pass
+
+
+def choose_display() -> Union[Bar, Lines]:
+    """Return a bar for a terminal if there is tqdm, and else lines."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return Lines()
+    return Bar(tqdm) if sys.stderr.isatty() else Lines()

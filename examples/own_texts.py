@@ -6,195 +6,275 @@
 """Store texts of your own in TiDB, and find those that are nearest to a question.
 
   python examples/own_texts.py --texts notes.txt --query "Where is the key?" --limit 3
+
+Each line of a file is a text. A text that is stored already is not embedded again.
 The settings are those of jina_ai_embeddings_demo.py, whose functions this calls.
 """
 
 import argparse
-import contextlib
-import os
-import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Lock, Thread
-from typing import Any, TextIO
+from typing import Any, NamedTuple, Optional
 
-from command_line import Parser, Progress
 from sqlalchemy import Engine
-from vector_index import build_index, explain_search
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
+from examples.command_line import Parser, Progress, main, whole_number
+from examples.stand_ins import Embed
+from examples.text_files import NOT_UTF_8, Text, TextFiles
+from examples.vector_index import build_and_explain
 
-CHARACTERS = 50_000  # in a request: of Chinese, half the tokens that a free key has in a minute
-PATIENCE = 3600  # seconds for a request, since nobody waits beside a load
+# Seconds for a batch of texts. If the first 75 bring no embeddings, the batch is asked for
+# again, with more time. So a slow server of your own may take 10 minutes for a batch, and
+# a service that is down ends a load after 19.
+PATIENCES = (75, 150, 300, 600)
 
+# A service answers with these statuses if it refuses what is in a request: a text, how
+# many texts there are, or how long they are together.
+REFUSED_FOR_CONTENT = (400, 413, 422)
 
-# %% Read the texts
-def read_batches(file: TextIO, count: Counter[str]) -> Iterator[dict[str, int]]:
-    """Yield the texts of a file with their lines, each text once, for a request at a time.
-    Raises ValueError for a line that is no UTF-8 text, when all before it is yielded."""
-    seen: set[str] = set()
-    batch: dict[str, int] = {}
-    number, characters = 1, 0
-    for line in iter(lambda: file.readline(100_000_000), ""):  # a device may not end a line
-        if re.search("[\0\ud800-\udfff]", line):  # surrogates stand for wrong bytes
-            yield batch
-            raise ValueError(f"line {number} is not UTF-8 text; convert the file to UTF-8")
-        texts = split_line(line.rstrip("\n"))
-        count["lines split"] += len(texts) > 1
-        for text in texts:
-            if len(batch) == demo.BATCH_SIZE or characters + len(text) > CHARACTERS:
-                yield batch
-                batch, characters = {}, 0
-            if text in seen:
-                count["repeated in the file"] += 1
-            else:
-                seen.add(text)
-                batch[text] = number
-                characters += len(text)
-        number += line.endswith("\n")
-    yield batch
+# A text has as many characters as the column takes. A column of the type Text may have
+# no limit, and then this is None.
+CONTENT_TYPE: Any = demo.Document.content.type
+LONGEST_TEXT: Optional[int] = CONTENT_TYPE.length
 
 
-def split_line(line: str) -> list[str]:
-    """Return the texts of a line: none, one, or pieces of up to 255 characters, cut at spaces."""
-    if len(line) <= 255:
-        return [line] if line.strip() else []
-    return [text.rstrip() for text in re.findall(r"\S.{0,254}(?!\S)|\S{255}", line)]
+# %% Load texts
+@dataclass
+class Summary:
+    """What became of the texts of a load."""
 
-# %% Embed and store them
-def embed_batches(batches: Iterator[dict[str, int]], embed: Callable[..., Any], requests: int,
-                  tick: Callable[[], None]) -> Iterator[tuple[list[str], Any]]:
-    """Yield each batch of texts with its embeddings when these arrive.
+    stored: int = 0
+    already_stored: int = 0
+    repeated: int = 0
+    # For each text that was refused, its line and the words of the service.
+    refused: list[str] = field(default_factory=list)
 
-    So many *requests* run at a time, and *tick* is called while they do. After an error no other
-    batch is asked for; those on their way are yielded before the error is raised.
+    def __str__(self) -> str:
+        return (f"stored: {self.stored}, already stored: {self.already_stored}, "
+                f"repeated: {self.repeated}, refused: {len(self.refused)}")
+
+    def count_texts(self) -> int:
+        return self.stored + self.already_stored + self.repeated + len(self.refused)
+
+
+def load(engine: Engine, embed: Embed, texts: Iterable[Text], requests: int) -> Summary:
+    """Embed and store the texts that are new, with so many *requests* at a time.
+
+    *embed* is demo.embed_texts or its stand-in. A text that the service refuses is left
+    out. Any other error of the service is raised as ValueError, and one of the database as
+    SQLAlchemyError. If the load ends early, a line on stderr says what was stored.
     """
-    arrived: Queue[Any] = Queue(1)
-    problems: dict[int, Exception] = {}  # by line
-    on_their_way: set[int] = set()  # the batches' ids
-    turn = Lock()
-
-    def work() -> None:
-        batch = {"": sys.maxsize}
-        try:
-            while batch and not problems:
-                with turn:
-                    batch = {} if problems else next(batches, {})
-                on_their_way.add(id(batch))
-                if batch and not problems:
-                    arrived.put((list(batch), embed(list(batch), "retrieval.passage", PATIENCE)))
-                on_their_way.discard(id(batch))
-        except demo.EmbeddingError as error:
-            first, last = min(batch.values()), max(batch.values())
-            lines = f"lines {first} to {last}" if first < last else f"line {first}"
-            problems[first] = ValueError(f"{lines}: {error}")
-        except Exception as error:
-            problems[sys.maxsize] = error
-        on_their_way.discard(id(batch))
-        arrived.put(None)
-
-    for _ in range(requests):
-        Thread(target=work, daemon=True).start()  # which ends with the process
-    # After an error, nothing waits for a thread that still reads.
-    while requests and (on_their_way or not problems or not arrived.empty()):
-        tick()
-        with contextlib.suppress(Empty):
-            done = arrived.get(timeout=0.5)
-            requests -= done is None
-            if done:
-                yield done
-    if problems:
-        raise problems[min(problems)]
-
-
-def load(engine: Engine, embed: Callable[..., Any], file: TextIO, requests: int) -> Counter[str]:
-    """Store what is new of a file; return how many texts it has of each kind.
-    When it stops early, a line on stderr says how many were stored."""
-    count = Counter({"stored": 0, "already stored": 0, "repeated in the file": 0, "lines split": 0})
-
-    def new_batches() -> Iterator[dict[str, int]]:
-        for batch in read_batches(file, count):
-            new = demo.new_texts(engine, list(batch))
-            count["already stored"] += len(batch) - len(new)
-            if new:
-                yield {text: batch[text] for text in new}
-
-    def show() -> None:
-        progress.show(sum(count.values()) - count["lines split"])
-
+    summary = Summary()
     try:
-        with contextlib.closing(Progress(demo.logger)) as progress:
-            for texts, embeddings in embed_batches(new_batches(), embed, requests, show):
-                progress.why = ""
-                demo.insert_documents(engine, texts, embeddings)
-                count["stored"] += len(texts)
+        # The threads of this pool end with the process, so Ctrl-C ends a load at once.
+        with Progress(demo.logger) as progress, ThreadPool(requests) as pool:
+            batches = new_batches(engine, texts, summary)
+            for job in start_jobs(pool, embed, batches, requests + 1):
+                while not job.ready():
+                    progress.show(summary.count_texts())
+                    job.wait(0.5)
+                outcome = job.get()
+                progress.forget_warning()
+                store(engine, outcome, summary)
+                progress.show(summary.count_texts())
     except BaseException:
-        if engine.dialect.name == "mysql":  # the stand-in forgets them
-            print(f"{count['stored']} texts were stored; the same command goes on with the rest",
-                  file=sys.stderr)
+        # The stand-in for TiDB forgets what it has stored.
+        if engine.dialect.name == "mysql":
+            print(f"{summary.stored} texts were stored; another run skips them", file=sys.stderr)
         raise
-    return count
+    return summary
+
+
+def new_batches(engine: Engine, texts: Iterable[Text], summary: Summary) -> Iterator[list[Text]]:
+    """Yield the texts that are not stored yet, in batches for one request."""
+    unique = skip_repeated(texts, summary)
+    while batch := list(islice(unique, demo.BATCH_SIZE)):
+        new = set(demo.new_texts(engine, [text.content for text in batch]))
+        summary.already_stored += len(batch) - len(new)
+        if new:
+            yield [text for text in batch if text.content in new]
+
+
+def skip_repeated(texts: Iterable[Text], summary: Summary) -> Iterator[Text]:
+    """Yield each text once, with the line where it comes first."""
+    seen: set[str] = set()
+    for text in texts:
+        if text.content in seen:
+            summary.repeated += 1
+        else:
+            seen.add(text.content)
+            yield text
+
+
+def start_jobs(pool: ThreadPool, embed: Embed, batches: Iterable[list[Text]],
+               ahead: int) -> Iterator[AsyncResult]:
+    """Have the pool embed each batch. Yield the jobs in the order of the batches.
+
+    When a job is yielded, so many others are started *ahead* of it. With one more than
+    there are threads, no thread is idle while the texts of a job are stored.
+    If the input pauses, jobs that are done are not yielded until it goes on.
+    """
+    jobs: deque[AsyncResult] = deque()
+    for batch in batches:
+        jobs.append(pool.apply_async(embed_accepted, (embed, batch)))
+        if len(jobs) > ahead:
+            yield jobs.popleft()
+    yield from jobs
+
+
+# %% Embed a batch
+class Outcome(NamedTuple):
+    """What became of the texts of a batch."""
+
+    embedded: list[tuple[str, list[float]]]
+    refused: list[str]  # for each text, its line and the words of the service
+
+
+def embed_accepted(embed: Embed, batch: list[Text]) -> Outcome:
+    """Embed a batch, and leave out the texts that the service refuses.
+
+    A batch that is refused for what is in it is cut in two, until each part passes or is
+    one text. This also finds a size that passes if the service takes fewer texts at once.
+    Raises ValueError for any other error of the service.
+    """
+    contents = [text.content for text in batch]
+    try:
+        embeddings = embed_patiently(embed, contents, "retrieval.passage", PATIENCES)
+        return Outcome(list(zip(contents, embeddings)), [])
+    except demo.EmbeddingError as error:
+        if error.status not in REFUSED_FOR_CONTENT:
+            raise ValueError(f"{name_lines(batch)}: {error}") from error
+        if len(batch) == 1:
+            return Outcome([], [f"{name_lines(batch)}: {error}"])
+
+    middle = len(batch) // 2
+    first = embed_accepted(embed, batch[:middle])
+    second = embed_accepted(embed, batch[middle:])
+    return Outcome(first.embedded + second.embedded, first.refused + second.refused)
+
+
+def embed_patiently(embed: Embed, contents: list[str], task: str,
+                    patiences: Iterable[float]) -> list[list[float]]:
+    """Ask for embeddings with one patience after the other, until they come.
+
+    Raises EmbeddingError.
+    """
+    *first_patiences, last_patience = patiences
+    for patience in first_patiences:
+        try:
+            return embed(contents, task, patience)
+        except demo.EmbeddingError as error:
+            if not error.temporary:
+                raise
+            demo.logger.warning("%s (next try with more time)", error)
+    return embed(contents, task, last_patience)
+
+
+def name_lines(batch: list[Text]) -> str:
+    """Return the first and the last line of a batch, for messages."""
+    first, last = batch[0].place, batch[-1].place
+    return first if first == last else f"{first} to {last}"
+
+
+# %% Store a batch
+def store(engine: Engine, outcome: Outcome, summary: Summary) -> None:
+    """Store the texts of a batch in one transaction."""
+    # Two loads with the same texts in different orders would wait for each other's rows,
+    # and TiDB would end one of them. So all loads store in the same order.
+    by_content = dict(sorted(outcome.embedded))
+    demo.insert_documents(engine, by_content.keys(), by_content.values())
+    summary.stored += len(by_content)
+    summary.refused += outcome.refused
+
 
 # %% Run it
 def read_options() -> argparse.Namespace:
-    """Return the options of the command line; a wrong one ends with status 2."""
+    """Return the options of the command line. A wrong one ends with status 2."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", metavar="FILE", help="store its lines; - is standard input")
-    parser.add_argument("--vector-index", action="store_true", help="build an HNSW index")
-    parser.add_argument("--query", metavar="TEXT", type=str.strip, help="find the nearest texts")
-    parser.add_argument("--limit", metavar="N", type=int, default=1, help="how many of them [1]")
-    parser.add_argument("--requests", metavar="N", type=int, default=2, choices=range(1, 11),
-                        help="requests at a time, 1 to 10 [2]")
+    parser.add_argument(
+        "--texts", metavar="FILE", nargs="+", action="extend", default=[],
+        help="store the lines of files; - is standard input")
+    parser.add_argument(
+        "--vector-index", action="store_true",
+        help="build an HNSW index for large tables")
+    parser.add_argument(
+        "--query", metavar="TEXT", nargs="+", action="extend", default=[],
+        type=read_question, help="find the texts that are nearest to questions")
+    parser.add_argument(
+        "--limit", metavar="N", type=whole_number(1_000_000), default=1,
+        help="texts for each question, from 1 to 1000000 [1]")
+    parser.add_argument(
+        "--requests", metavar="N", type=whole_number(10), default=2,
+        help="requests at a time, from 1 to 10 [2]")
+
     options = parser.parse_args()
-    if "" in (options.texts, options.query) or re.search("[\ud800-\udfff]", options.query or ""):
-        parser.error("--texts takes a file, and --query a text in UTF-8")
-    if not 0 < options.limit < 10 ** 6:
-        parser.error("--limit takes a whole number from 1 up")
     if not (options.texts or options.vector_index or options.query):
         parser.error("nothing to do without --texts, --vector-index or --query")
     return options
 
 
-def search(engine: Engine, embedding: list[float], limit: int) -> None:
-    """Print the texts nearest to a question. Raises ValueError if there are none."""
-    found = demo.find_documents(engine, embedding, limit)
-    if not found and demo.TIDB_DATABASE_URL:
-        raise ValueError(f"no text is stored for {demo.JINAAI_MODEL}; load some with --texts")
-    if not found:
-        raise ValueError("no text is stored: SQLite in memory has forgotten what an earlier run "
-                         "loaded; give --texts and --query in one command")
-    print("- The Most Relevant Document and Its Distance to the Query:" if len(found) == 1
-          else f"- The {len(found)} Most Relevant Documents and Their Distances to the Query:")
-    for content, distance in found:
-        print(f"  - distance: {distance}\n    content: {content}")
+def read_question(words: str) -> str:
+    """Return a question of the command line without blanks around it."""
+    question = words.strip()
+    if not question or NOT_UTF_8.search(question):
+        raise argparse.ArgumentTypeError("takes a question in UTF-8")
+    return question
 
 
 def run() -> None:
     """Do what the options say. Raises what the steps raise."""
     options = read_options()
-    path = 0 if options.texts == "-" else options.texts or os.devnull
-    # Opened first, so a missing file costs nothing; left open, since a thread may still read it.
-    file = open(path, encoding="utf-8-sig", errors="surrogateescape")
+    # A file that cannot be opened ends the run here, before anything is stored.
+    texts = TextFiles(options.texts, LONGEST_TEXT)
     engine, embed = demo.connect()
-    question, patience = options.query or "What is TiDB?", PATIENCE if options.texts else 75
-    [embedding] = embed([question], "retrieval.query", patience)
+
+    # A wrong key ends the run here, before there is a table. Somebody who only asks does
+    # not wait as long as a load.
+    questions = options.query or ["What is TiDB?"]
+    patiences = PATIENCES if options.texts else PATIENCES[:1]
+    embeddings = embed_patiently(embed, questions, "retrieval.query", patiences)
     demo.create_table(engine)
-    if options.texts:
-        print(f"- Inserting Data to {'TiDB' if demo.TIDB_DATABASE_URL else 'In-Memory SQLite'}...")
-        count = load(engine, embed, file, options.requests)
-        print(f"  - {', '.join(f'{what}: {count[what]}' for what in count).capitalize()}")
-    if options.vector_index and demo.TIDB_DATABASE_URL:
-        build_index()
-        explain_search(engine, embedding, options.limit)
-    elif options.vector_index:
-        print("no vector index without TiDB: the search is exact", file=sys.stderr)
-    if options.query:
-        search(engine, embedding, options.limit)
+
+    left_out = load_files(engine, embed, texts, options.requests) if options.texts else []
+    if options.vector_index:
+        build_and_explain(engine, embeddings[0], options.limit)
+    for query, embedding in zip(options.query, embeddings):
+        print_nearest(engine, query, embedding, options.limit)
+    report_left_out(left_out)
+
+
+def load_files(engine: Engine, embed: Embed, texts: TextFiles, requests: int) -> list[str]:
+    """Load texts, and say on stderr what became of them. Return what was left out and why."""
+    summary = load(engine, embed, texts, requests)
+    print(f"{summary}, lines split: {texts.lines_split}", file=sys.stderr)
+    return summary.refused + texts.problems
+
+
+def print_nearest(engine: Engine, query: str, embedding: list[float], limit: int) -> None:
+    """Print a question and the texts nearest to it. Raises ValueError if none is stored."""
+    documents = demo.find_documents(engine, embedding, limit)
+    if not documents:
+        raise ValueError(f"no text is stored for {demo.JINAAI_MODEL}; load some with --texts "
+                         "(without TiDB, in the same command)")
+    print(f"- Query: {query}")
+    demo.print_documents(documents)
+
+
+def report_left_out(left_out: list[str]) -> None:
+    """Name the lines that were left out. Raises ValueError if there are any."""
+    for words in left_out:
+        print(f"left out: {words}", file=sys.stderr)
+    if left_out:
+        raise ValueError("not all texts were stored; mend the lines that were left out, "
+                         "and load the files again")
 
 
 if __name__ == "__main__":
-    demo.main(run)
+    main(run)

@@ -1,17 +1,19 @@
-"""Measure what the demo's readers would use instead, on a real TiDB.
+"""Measure the project beside what its readers would use instead, on a real TiDB.
 
     python tests/benchmark.py [--latency SECONDS] [--a-text SECONDS] [--runs N] [--texts N]
 
-Starts TiDB (or takes TIDB_TEST_URL) and an endpoint that takes --latency a request and --a-text a
-text, and has its vectors made beforehand. Every row is a ratio of medians of alternating runs; a
-mark missed is said so, and ends with status 1.
+It starts TiDB (or takes TIDB_TEST_URL), and an endpoint that takes --latency for a request and
+--a-text for a text. Each row is the ratio of two medians, of runs that alternate. The exit
+status is 1 if a row misses its mark.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
+import platform
 import random
 import statistics
 import subprocess
@@ -19,28 +21,40 @@ import sys
 import tempfile
 import time
 import uuid
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import pymysql
-import requests
-import trustme
-from helpers import ROOT, SERVERS, demo_command, demo_environment, sql, tidb_process
-from jina_server import Handler, JinaServer
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.orm import Session
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:
+    import pymysql
+    import requests
+    import trustme
+    from helpers import ROOT, SERVERS, demo_command, demo_environment, sql, tidb_process
+    from jina_server import Handler, JinaServer
+    from sqlalchemy import create_engine
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.orm import Session
 
-sys.path += [str(ROOT / "examples"), str(ROOT)]
-import own_texts
+    import jina_ai_embeddings_demo as demo
+    from examples import own_texts
+except ImportError as error:
+    sys.exit(f"error: {error}; use the Python in whose environment you ran "
+             "pip install -r requirements.txt -r tests/requirements.txt "
+             "-r examples/requirements.txt")
 
-import jina_ai_embeddings_demo as demo
+# The endpoint has so many different embeddings, made beforehand.
+EMBEDDINGS = 500
 
-VECTORS = 500  # different ones; a text takes the one of its number
-BATCH_SIZE = 1024  # texts a request for the others, their best among 128, 256, 512, 1024, 2048
+# Texts in a request of the other loaders: the best for them of 128, 256, 512, 1024 and 2048.
+OTHERS_BATCH_SIZE = 1024
 
-# What a reader would write with requests, and PyMySQL or tidb-vector's own client: no checks, no
-# retries, no rerun. The last argument is how many requests the bare loader keeps in flight.
-OTHERS = """
+OWN_TEXTS = ROOT / "examples" / "own_texts.py"
+
+
+# %% What a reader would write instead: no checks, no other tries, nothing skipped by another run
+LOADER = """
 import collections, concurrent.futures, itertools, sys
 import requests
 url, key, port, database, batch_size, path, *in_flight = sys.argv[1:]
@@ -51,7 +65,9 @@ def embed(texts):
 lines = (line.rstrip("\\n") for line in open(path, encoding="utf-8"))
 batches = iter(lambda: list(itertools.islice(lines, int(batch_size))), [])
 """
-BARE_LOADER = OTHERS + """
+
+# It keeps so many requests in flight as its last argument says.
+BARE_LOADER = LOADER + """
 import pymysql
 connection = pymysql.connect(host="127.0.0.1", port=int(port), user="root", database=database)
 def store(texts, embeddings):
@@ -71,7 +87,8 @@ with concurrent.futures.ThreadPoolExecutor(int(in_flight[0])) as pool:
             oldest, embeddings = pending.popleft()
             store(oldest, embeddings.result())
 """
-TIDB_VECTOR_CLIENT = OTHERS + """
+
+TIDB_VECTOR_CLIENT = LOADER + """
 from tidb_vector.integrations import TiDBVectorClient
 client = TiDBVectorClient(
     table_name="documents", vector_dimension=768,
@@ -79,53 +96,97 @@ client = TiDBVectorClient(
 for texts in batches:
     client.insert(texts=texts, embeddings=embed(texts))
 """
-# A process inherits the peak of the one it is started from, so a small one starts and watches it.
-PEAK_OF = ("import os, subprocess, sys; process = subprocess.Popen(sys.argv[1:], stdout=2); "
-           "_, status, usage = os.wait4(process.pid, 0); print(usage.ru_maxrss); "
-           "sys.exit(status != 0)")
-IMPORTS = ("import argparse, dotenv, json, logging, requests, sqlalchemy.orm, "
-           "sqlalchemy.dialects.mysql, sqlite3, tidb_vector.sqlalchemy, pymysql")
 
+IMPORTS = """
+import argparse, json, logging, sqlite3
+import dotenv, pymysql, requests, sqlalchemy.dialects.mysql, sqlalchemy.orm
+import tidb_vector.sqlalchemy
+"""
 
-def make_vectors():
-    numbers = random.Random(1)
-    return [[round(numbers.gauss(0, 0.036), 8) for _ in range(768)] for _ in range(VECTORS)]
-
-
-class QuickHandler(Handler):
-    """Answers from vectors in JSON that are made beforehand, chosen by the number in a text."""
-
-    def do_POST(self):
-        owner = self.server.owner
-        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
-        time.sleep(owner.latency + owner.a_text * len(texts))
-        data = ",".join(
-            f'{{"object":"embedding","index":{index},"embedding":'
-            f'{owner.embed[int("0" + text.rpartition(" ")[2].strip("TiDB?")) % VECTORS]}}}'
-            for index, text in enumerate(texts))
-        self.reply(200, ('{"object":"list","data":[' + data + "]}").encode())
-        with owner.count.get_lock():
-            owner.count.value += 1
-
-
-def serve(latency, a_text, pipe, count, tls=None):
-    vectors = [json.dumps(vector) for vector in make_vectors()]
-    with JinaServer(tls) as server:
-        server.server.RequestHandlerClass, server.embed = QuickHandler, vectors
-        server.latency, server.a_text, server.count = latency, a_text, count
-        pipe.send(server.url)
-        pipe.recv()
+BARE_SEARCH = """
+SELECT content, VEC_COSINE_DISTANCE(content_vec, %s) AS distance
+FROM jinaai_tidb_demo_documents ORDER BY VEC_COSINE_DISTANCE(content_vec, %s) LIMIT 10
+"""
 
 
 def ask(url, texts):
-    """Ask for embeddings as the tutorial does: a connection for each request."""
-    answer = requests.post(url, headers={"Authorization": "Bearer " + JinaServer.key},
-                           json={"input": texts, "model": "jina-embeddings-v2-base-en"})
+    """Return embeddings as the tutorial does: with a connection for each request."""
+    answer = requests.post(
+        url,
+        headers={"Authorization": "Bearer " + JinaServer.key},
+        json={"input": texts, "model": "jina-embeddings-v2-base-en"})
     return [item["embedding"] for item in answer.json()["data"]]
 
 
+# %% The endpoint, which is a process of its own
+def make_embeddings():
+    numbers = random.Random(1)
+    return [[round(numbers.gauss(0, 0.036), 8) for _ in range(768)] for _ in range(EMBEDDINGS)]
+
+
+class QuickHandler(Handler):
+    """Answers with JSON that is made beforehand, chosen by a hash of the text."""
+
+    def do_POST(self):
+        owner = self.server.owner
+        texts = self.read_request().texts
+        with owner.lock:
+            owner.answered += 1
+        time.sleep(owner.latency + owner.a_text * len(texts))
+
+        items = []
+        for index, text in enumerate(texts):
+            embedding = owner.embeddings[zlib.crc32(text.encode()) % EMBEDDINGS]
+            items.append(
+                f'{{"object": "embedding", "index": {index}, "embedding": {embedding}}}')
+        data = ", ".join(items)
+        self.reply(200, f'{{"object": "list", "data": [{data}]}}'.encode())
+
+
+class QuickServer(JinaServer):
+    handler = QuickHandler
+
+    def __init__(self, latency, a_text, tls):
+        super().__init__(tls)
+        self.latency = latency
+        self.a_text = a_text
+        self.answered = 0
+        self.embeddings = [json.dumps(embedding) for embedding in make_embeddings()]
+
+
+def serve(pipe, *options):
+    """Tell the URL of an endpoint, then how many requests it got, whenever that is asked."""
+    with QuickServer(*options) as server:
+        pipe.send(server.url)
+        while True:
+            pipe.recv()
+            pipe.send(server.answered)
+
+
+class Endpoint:
+    """An endpoint at `url` that takes *latency* seconds for a request and *a_text* for a text."""
+
+    def __init__(self, latency, a_text, tls=None):
+        self.pipe, pipe = multiprocessing.Pipe()
+        # A daemon ends with the process that starts it.
+        multiprocessing.Process(
+            target=serve, args=(pipe, latency, a_text, tls), daemon=True).start()
+        self.url = self.pipe.recv()
+
+    def count_requests(self):
+        self.pipe.send("how many")
+        return self.pipe.recv()
+
+
+def use_endpoint(endpoint):
+    """Have the demo's functions ask an endpoint in this process."""
+    demo.JINAAI_API_URL = endpoint.url
+    demo.JINAAI_API_KEY = JinaServer.key
+
+
+# %% Measuring
 def seconds(function, times=1):
-    """Return the seconds that a call takes, on the average of so many *times*."""
+    """Return the seconds that a call with a number takes, on the average of so many *times*."""
     started = time.perf_counter()
     for number in range(times):
         function(number)
@@ -134,163 +195,300 @@ def seconds(function, times=1):
 
 def run(command, environment):
     """Return the seconds that a process takes."""
-    return seconds(lambda _: subprocess.run(command, env=environment, stdout=subprocess.DEVNULL,
-                                            stderr=subprocess.DEVNULL, check=True))
+    return seconds(lambda _: subprocess.run(
+        command, env=environment, check=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
+# A process inherits the peak of the one that starts it, so a small one starts it and waits.
+PEAK_OF = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=2)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+
+
+def peak_memory(command, environment):
+    """Return the most memory that a process has, in kilobytes (bytes on macOS)."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", PEAK_OF, *command], env=environment, check=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return int(done.stdout)
+
+
+class Row(NamedTuple):
+    what: str
+    against: str
+    project: Callable  # returns what one run of the project takes
+    other: Callable
+    mark: float  # the ratio to be reached
+    higher_is_better: bool = False  # with a ratio of other / project
+    unit: float = 1000  # what a run takes is shown in so many parts: ms for seconds
+
+    def measure(self, runs):
+        """Measure both in turn, print a line of the table, and return whether *mark* is met."""
+        results = [(self.project(), self.other()) for _ in range(runs)]
+        project, other = (statistics.median(column) for column in zip(*results))
+        if self.higher_is_better:
+            better, ratio = "higher", other / project
+            wanted, reached = f"≥ {self.mark:.3g}", ratio >= self.mark
+        else:
+            better, ratio = "lower", project / other
+            wanted, reached = f"≤ {self.mark:.3g}", ratio <= self.mark
+
+        cells = [
+            self.what, self.against, f"{project * self.unit:.4g}", f"{other * self.unit:.4g}",
+            f"{ratio:.3g}", better, wanted, "yes" if reached else "**no**"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+        return reached
+
+
+TABLE_HEAD = """\
+| what | against | project | other | ratio | better is | mark | reached |
+|---|---|---|---|---|---|---|---|"""
+
+
+# %% What is measured
 class Bench:
-    def __init__(self, tidb_url, urls, count, runs, texts, folder, stack):
-        self.tidb_url, (self.jina_url, self.tls_url), self.count = tidb_url, urls, count
-        self.runs, self.texts, self.folder, self.stack = runs, texts, folder, stack
-        self.vectors, self.missed = make_vectors(), 0
+    """The servers, the sizes and the files of all rows, and what a run of each row does."""
 
-    def database(self):
+    def __init__(self, options, tidb_url, folder, endpoint, tls_endpoint):
+        self.texts = options.texts
+        self.tidb_url = tidb_url
+        self.folder = folder
+        self.endpoint = endpoint
+        self.tls_endpoint = tls_endpoint
+        self.embeddings = make_embeddings()
+        self.databases = []
+
+    def close(self):
+        for name in self.databases:
+            sql(self.tidb_url, "DROP DATABASE " + name)
+
+    def rows(self):
+        return [*self.load_rows(), *self.store_rows(), *self.question_rows()]
+
+    # Loading, as a whole process.
+
+    def load_rows(self):
+        what = f"load {self.texts} texts, whole process, ms"
+        bare = f"a bare loader, {OTHERS_BATCH_SIZE} a request"
+        bare_1 = functools.partial(self.run_other, BARE_LOADER, "1")
+        bare_2 = functools.partial(self.run_other, BARE_LOADER, "2")
+        yield Row(what, f"{bare}, 2 in flight", self.run_own_texts, bare_2, 1.3)
+        yield Row(what, f"{bare}, 1 in flight", self.run_own_texts, bare_1, 1)
+
+        client = f"tidb-vector's own client, {OTHERS_BATCH_SIZE} a request"
+        run_client = functools.partial(self.run_other, TIDB_VECTOR_CLIENT)
+        yield Row(what, client, self.run_own_texts, run_client, 0.8)
+
+        many, few = 2 * self.texts, self.texts // 5
+        peak_of_many = functools.partial(self.peak_of_own_texts, many)
+        peak_of_few = functools.partial(self.peak_of_own_texts, few)
+        yield Row(
+            f"peak memory of loading {many} texts, MB", f"of loading {few}",
+            peak_of_many, peak_of_few, 1.1, unit=1 / 1024)
+
+    def run_own_texts(self):
+        return run(*self.own_texts(self.texts))
+
+    def peak_of_own_texts(self, count):
+        return peak_memory(*self.own_texts(count))
+
+    def own_texts(self, count):
+        """Return the command and the environment that load so many texts into a new table."""
+        command = demo_command("--texts", self.file_of(count), script=OWN_TEXTS)
+        return command, demo_environment({
+            "JINAAI_API_KEY": JinaServer.key,
+            "JINAAI_API_URL": self.endpoint.url,
+            "TIDB_DATABASE_URL": self.new_database()})
+
+    def run_other(self, program, *more):
+        url = make_url(self.new_database())
+        arguments = [
+            self.endpoint.url, JinaServer.key, str(url.port), url.database,
+            str(OTHERS_BATCH_SIZE), self.file_of(self.texts), *more]
+        return run([sys.executable, "-c", program, *arguments], demo_environment())
+
+    def new_database(self):
         """Return the URL of a new database with the demo's empty table."""
         name = "bench_" + uuid.uuid4().hex[:8]
         sql(self.tidb_url, "CREATE DATABASE " + name)
-        self.stack.callback(sql, self.tidb_url, "DROP DATABASE " + name)
+        self.databases.append(name)
         url = make_url(self.tidb_url).set(database=name).render_as_string(hide_password=False)
         engine = demo.create_tidb_engine(url)
         demo.create_table(engine)
         engine.dispose()
         return url
 
-    def file(self, count):
+    def file_of(self, count):
+        """Return the path of a file with so many texts."""
         path = self.folder / f"{count}.txt"
-        path.write_text("".join(
-            f"This is the text of a document, as long as a sentence is, with the number {n}\n"
-            for n in range(count)))
+        with path.open("w", encoding="utf-8") as file:
+            for number in range(count):
+                print("This is the text of a document, as long as a sentence is, with the number",
+                      number, file=file)
         return str(path)
 
-    def own_texts(self, count):
-        """Return the command and the environment of examples/own_texts.py loading a file."""
-        command = demo_command("--texts", self.file(count), script=own_texts.__file__)
-        return command, demo_environment({
-            "JINAAI_API_KEY": JinaServer.key, "JINAAI_API_URL": self.jina_url,
-            "TIDB_DATABASE_URL": self.database()})
+    # Embedding and storing alone.
 
-    def store(self, url, count):
+    def store_rows(self):
+        yield Row(
+            f"embed and store {self.texts // 10} texts, ms a text", "the tutorial's loop",
+            self.load_a_text, self.tutorials_loop, 50, higher_is_better=True)
+        yield Row(
+            f"load {self.texts} texts that are all stored, ms", "load them first",
+            self.load_again, self.load_first, 0.05)
+
+    def load_a_text(self):
+        """Return the seconds a text."""
+        count = self.texts // 10
+        return self.load(self.new_database(), count) / count
+
+    def load_first(self):
+        return self.load(self.new_database(), self.texts)
+
+    def load(self, url, count):
         """Load a file in this process; return the seconds."""
-        demo.JINAAI_API_URL, demo.JINAAI_API_KEY = self.jina_url, JinaServer.key
+        use_endpoint(self.endpoint)
         engine = demo.create_tidb_engine(url)
-        with open(self.file(count), encoding="utf-8") as file:
-            return seconds(lambda _: own_texts.load(engine, demo.embed_texts, file, 2))
-
-    def other(self, count, program, *more):
-        url = make_url(self.database())
-        return run([sys.executable, "-c", program, self.jina_url, JinaServer.key, str(url.port),
-                    url.database, str(BATCH_SIZE), self.file(count), *more], demo_environment())
-
-    def peak(self, count):
-        """Return the peak memory of loading a file, in kilobytes (bytes on macOS)."""
-        command, environment = self.own_texts(count)
-        done = subprocess.run([sys.executable, "-S", "-c", PEAK_OF, *command], env=environment,
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-        return int(done.stdout)
-
-    def row(self, what, against, mark, ours, theirs, at_least=False, unit=1000):
-        """Measure *ours* and *theirs* in turn; print the ratio and whether it reaches *mark*."""
-        results = [(ours(), theirs()) for _ in range(self.runs)]
-        mine, other = (statistics.median(column) for column in zip(*results))
-        ratio = other / mine if at_least else mine / other
-        reached = ratio >= mark if at_least else ratio <= mark
-        self.missed += not reached
-        print(f"| {what} | {against} | {mine * unit:.4g} | {other * unit:.4g} | {ratio:.3g} | "
-              f"{'≥' if at_least else '≤'} {mark:.3g} | {'yes' if reached else '**no**'} |",
-              flush=True)
-
-    def run(self):
-        print("| what | against | project | other | ratio | mark | reached |")
-        print("|---|---|---|---|---|---|---|", flush=True)
-        many = self.texts
-        def load_row(against, mark, *program):
-            self.row(f"load {many} texts, whole process, ms", against, mark,
-                     lambda: run(*self.own_texts(many)), lambda: self.other(many, *program))
-
-        load_row(f"a bare loader, {BATCH_SIZE} a request, 2 in flight", 1.3, BARE_LOADER, "2")
-        load_row(f"a bare loader, {BATCH_SIZE} a request, 1 in flight", 1, BARE_LOADER, "1")
-        load_row(f"tidb-vector's own client, {BATCH_SIZE} a request", 0.8, TIDB_VECTOR_CLIENT)
-        self.row(f"embed and store {many // 10} texts, ms a text", "the tutorial's loop", 50,
-                 lambda: self.store(self.database(), many // 10) / (many // 10),
-                 lambda: self.tutorials_a_text(max(many // 500, 2)), at_least=True)
-        self.row(f"peak memory of loading {2 * many} texts, MB", f"of loading {many // 5}", 1.1,
-                 lambda: self.peak(2 * many), lambda: self.peak(many // 5), unit=1 / 1024)
-        stored = self.database()
-        self.store(stored, many)
-        before = self.count.value
-        again = [self.store(stored, many) for _ in range(self.runs)]
-        assert self.count.value == before  # not one embedding is asked for again
-        self.row(f"load {many} texts that are all stored, ms", "load them first", 0.05,
-                 again.pop, lambda: self.store(self.database(), many))
-        engine = demo.create_tidb_engine(stored)
-        self.row(f"ordered query, limit 10, of {many} rows, ms", "the same SQL by PyMySQL", 1.2,
-                 lambda: seconds(lambda n: demo.find_documents(engine, self.vectors[n], 10), 20),
-                 lambda: self.query_bare(stored))
+        texts = own_texts.TextFiles([self.file_of(count)], own_texts.LONGEST_TEXT)
+        taken = seconds(lambda _: own_texts.load(engine, demo.embed_texts, texts, requests=2))
         engine.dispose()
-        demo.JINAAI_API_URL = self.tls_url
-        self.row("40 questions over TLS, ms for each", "requests.post", 0.2,
-                 lambda: seconds(lambda n: demo.generate_embeddings(f"question {n}"), 40),
-                 lambda: seconds(lambda n: ask(self.tls_url, [f"question {n}"]), 40))
-        nothing = demo_environment()
-        self.row("start to finish with nothing configured, ms", "importing the packages", 1.3,
-                 lambda: run(demo_command(), nothing),
-                 lambda: run(demo_command(IMPORTS, script="-c"), nothing))
+        return taken
 
-    def tutorials_a_text(self, count):
-        """The tutorial's own way: a request and an object for each text."""
-        engine = create_engine(self.database(), pool_recycle=300)
-        texts = Path(self.file(count)).read_text().splitlines()
+    @functools.cached_property
+    def loaded_database(self):
+        """The URL of a database in which all texts are stored."""
+        url = self.new_database()
+        self.load(url, self.texts)
+        return url
+
+    def load_again(self):
+        url = self.loaded_database
+        before = self.endpoint.count_requests()
+        taken = self.load(url, self.texts)
+        assert self.endpoint.count_requests() == before, "no embedding is asked for again"
+        return taken
+
+    def tutorials_loop(self):
+        """Return the seconds a text of the tutorial: a request and an object for each text."""
+        engine = create_engine(self.new_database(), pool_recycle=300)
+        count = max(self.texts // 500, 2)
+        texts = Path(self.file_of(count)).read_text().splitlines()
+
         def embed_and_store(_):
-            data = [(content, ask(self.jina_url, [content])[0]) for content in texts]
+            data = [(text, ask(self.endpoint.url, [text])[0]) for text in texts]
             with Session(engine) as session:
-                for content, embedding in data:
-                    session.add(demo.Document(content=content, content_vec=embedding))
+                for text, embedding in data:
+                    session.add(demo.Document(content=text, content_vec=embedding))
                 session.commit()
+
         return seconds(embed_and_store) / count
 
-    def query_bare(self, url):
-        url = make_url(url)
-        statement = ("SELECT content, VEC_COSINE_DISTANCE(content_vec, %s) AS distance "
-                     "FROM jinaai_tidb_demo_documents "
-                     "ORDER BY VEC_COSINE_DISTANCE(content_vec, %s) LIMIT 10")
-        with pymysql.connect(host=url.host, port=url.port, user=url.username,
-                             password=url.password or "", database=url.database) as connection:
-            cursor = connection.cursor()
-            def query(number):
-                cursor.execute(statement, (str(self.vectors[number]),) * 2)
-                assert len(cursor.fetchall()) == 10
-            return seconds(query, 20)
+    # A question.
+
+    def question_rows(self):
+        yield Row(
+            f"ordered query, limit 10, of {self.texts} rows, ms", "the same SQL by PyMySQL",
+            self.search, self.search_bare, 1.2)
+        yield Row(
+            "40 questions over TLS, ms for each", "requests.post",
+            self.ask_over_tls, self.ask_bare_over_tls, 0.2)
+        yield Row(
+            "start to finish with nothing configured, ms", "importing the packages",
+            self.run_demo, self.run_imports, 1.3)
+
+    def search(self):
+        engine = demo.create_tidb_engine(self.loaded_database)
+        demo.find_documents(engine, self.embeddings[0], 10)  # connects
+        taken = seconds(lambda n: demo.find_documents(engine, self.embeddings[n], 10), 20)
+        engine.dispose()
+        return taken
+
+    def search_bare(self):
+        url = make_url(self.loaded_database)
+        connection = pymysql.connect(
+            host=url.host, port=url.port, user=url.username, password=url.password or "",
+            database=url.database)
+
+        def search(number):
+            cursor.execute(BARE_SEARCH, [str(self.embeddings[number])] * 2)
+            assert len(cursor.fetchall()) == 10
+
+        with connection, connection.cursor() as cursor:
+            return seconds(search, 20)
+
+    def ask_over_tls(self):
+        use_endpoint(self.tls_endpoint)
+        return seconds(lambda n: demo.generate_embeddings(f"question {n}"), 40)
+
+    def ask_bare_over_tls(self):
+        return seconds(lambda n: ask(self.tls_endpoint.url, [f"question {n}"]), 40)
+
+    def run_demo(self):
+        return run(demo_command(), demo_environment())
+
+    def run_imports(self):
+        return run(demo_command(IMPORTS, script="-c"), demo_environment())
+
+
+# %% Run it
+def read_options():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latency", type=float, default=0.1, help="for a request [0.1]")
+    parser.add_argument("--a-text", type=float, default=0.001, help="for a text [0.001]")
+    parser.add_argument("--runs", type=int, default=3, help="of which the median counts [3]")
+    parser.add_argument("--texts", type=int, default=10000, help="in a load [10000]")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def open_tidb(folder):
+    """Yield the URL of TIDB_TEST_URL, or of a server that runs meanwhile."""
+    if os.environ.get("TIDB_TEST_URL"):
+        yield os.environ["TIDB_TEST_URL"]
+        return
+
+    if not (SERVERS / "tidb" / "tidb-server").exists():
+        sys.exit("error: no tidb-server: build it as tests/servers/README.md says")
+    server = tidb_process(folder).start()
+    try:
+        yield server.url
+    finally:
+        server.kill()
+
+
+def trust(authority, folder):
+    """Have requests trust an authority, in a bundle that is as large as a user's."""
+    bundle = folder / "ca.pem"
+    usual = Path(requests.certs.where()).read_bytes()
+    bundle.write_bytes(usual + authority.cert_pem.bytes())
+    os.environ["REQUESTS_CA_BUNDLE"] = str(bundle)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    defaults = {"--latency": 0.1, "--a-text": 0.001, "--runs": 3, "--texts": 10000}
-    for name, value in defaults.items():
-        parser.add_argument(name, type=type(value), default=value)
-    options = parser.parse_args()
-    url = os.environ.get("TIDB_TEST_URL")
-    if not url and not (SERVERS / "tidb" / "tidb-server").exists():
-        parser.exit(1, "error: no tidb-server: build it as tests/servers/README.md says\n")
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        authority, cas = trustme.CA(), Path(folder, "cas.pem")  # beside those that a user has
-        cas.write_bytes(Path(requests.certs.where()).read_bytes() + authority.cert_pem.bytes())
-        os.environ["REQUESTS_CA_BUNDLE"] = str(cas)
-        count, urls = multiprocessing.Value("i", 0), []
-        for latency, a_text, tls in ((options.latency, options.a_text, None),
-                                     (0, 0, authority.issue_cert("127.0.0.1"))):
-            here, there = multiprocessing.Pipe()
-            multiprocessing.Process(target=serve, args=(latency, a_text, there, count, tls),
-                                    daemon=True).start()
-            urls.append(here.recv())
-            stack.callback(here.send, "stop")
-        if not url:
-            server = tidb_process(Path(folder)).start()
-            stack.callback(server.kill)
-            url = server.url
-        bench = Bench(url, urls, count, options.runs, options.texts, Path(folder), stack)
-        bench.run()
-    sys.exit(1 if bench.missed else 0)
+    options = read_options()
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        trust(authority, folder)
+        endpoint = Endpoint(options.latency, options.a_text)
+        tls_endpoint = Endpoint(0, 0, certificate)
+        url = stack.enter_context(open_tidb(folder))
+        bench = Bench(options, url, folder, endpoint, tls_endpoint)
+        stack.callback(bench.close)
+
+        [(version,)] = sql(url, "SELECT VERSION()")
+        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {version}, "
+              f"{options.latency} s a request, {options.a_text} s a text, {options.runs} runs\n")
+        print(TABLE_HEAD, flush=True)
+        reached = [row.measure(options.runs) for row in bench.rows()]
+    sys.exit(0 if all(reached) else 1)
 
 
 if __name__ == "__main__":

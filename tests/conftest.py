@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,15 +27,18 @@ from helpers import (
 from jina_server import JinaServer
 from sqlalchemy import make_url
 
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT)]  # for the modules that import the demo
+# For `import jina_ai_embeddings_demo` and `from examples import own_texts`.
+sys.path.insert(0, str(ROOT))
 
 
 def pytest_configure():
     """Run before any test module is imported."""
     # A blank variable hides a developer's own .env from the tests and from what they start.
     os.environ.update(dict.fromkeys(SETTINGS, ""))
-    os.environ.pop("PYTHONUNBUFFERED", None)  # the demo itself has to flush its progress
-    # Started in the background, a shell has us ignore Ctrl-C, and the tests' processes with us.
+    # With it, Python would flush what an example has to flush by itself.
+    os.environ.pop("PYTHONUNBUFFERED", None)
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and what they
+    # start would ignore it, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -43,10 +47,12 @@ def pytest_runtest_makereport():
     """Report skipped tests by their reasons alone: a line for each server that is missing."""
     report = yield
     if report.skipped and isinstance(report.longrepr, tuple):
-        report.longrepr = ("tests", None, report.longrepr[2])
+        reason = report.longrepr[2]
+        report.longrepr = ("tests", None, reason)
     return report
 
 
+# %% Databases. Each process of pytest-xdist starts its own servers, when a test needs them.
 @pytest.fixture(scope="session")
 def tidb_server(tmp_path_factory):
     """The URL of a TiDB server: TIDB_TEST_URL's, or one that runs for the tests."""
@@ -67,46 +73,62 @@ def tidb(tidb_server):
     sql(tidb_server, "DROP DATABASE " + name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def own_server(tmp_path_factory):
+    """A TiDB server without TLS, whose transactions are limited as TiDB Cloud Starter's are."""
+    folder = tmp_path_factory.mktemp("own")
+    config = folder / "tidb.toml"
+    config.write_text("[performance]\ntxn-total-size-limit = 10485760\n")
+
+    server = tidb_process(folder, "-config", config).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
 def tls(tmp_path_factory):
     """A TiDB server with a test CA's certificate for localhost, and the files in its `folder`."""
     folder = tmp_path_factory.mktemp("tls")
-    authority, other = trustme.CA(), trustme.CA()
+    authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    other.cert_pem.write_to_path(folder / "other.pem")
+    trustme.CA().cert_pem.write_to_path(folder / "other.pem")
     for name in "localhost", "client":
-        authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(
-            folder / f"{name}.pem")
-    (folder / "tidb.toml").write_text(
-        f'[security]\nssl-ca = "{folder}/ca.pem"\n'
-        f'ssl-cert = "{folder}/localhost.pem"\nssl-key = "{folder}/localhost.pem"\n')
-    server = tidb_process(folder, "-config", folder / "tidb.toml").start()
+        certificate = authority.issue_cert(name)
+        certificate.private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.pem")
+
+    config = folder / "tidb.toml"
+    config.write_text(f"""\
+[security]
+ssl-ca = "{folder}/ca.pem"
+ssl-cert = "{folder}/localhost.pem"
+ssl-key = "{folder}/localhost.pem"
+""")
+    server = tidb_process(folder, "-config", config).start()
     server.folder = folder
     yield server
     server.kill()
 
 
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory):
-    """A TiDB server without TLS for one module."""
-    server = tidb_process(tmp_path_factory.mktemp("own")).start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mariadb(tmp_path_factory):
     """The URL of a MariaDB server, which takes MySQL's protocol and is no TiDB."""
-    server, install = which("mariadbd", "mysqld"), which("mariadb-install-db", "mysql_install_db")
+    server = which("mariadbd", "mysqld")
+    install = which("mariadb-install-db", "mysql_install_db")
     if not server or not install:
         missing("no MariaDB (Debian's package mariadb-server)")
-    folder, port = tmp_path_factory.mktemp("mariadb"), free_port()
-    user, data = f"--user={getpass.getuser()}", f"--datadir={folder / 'data'}"
-    subprocess.run([install, "--no-defaults", user, "--auth-root-authentication-method=normal",
-                    data], check=True, stdout=subprocess.DEVNULL)
-    process = mysql_process(
-        [server, "--no-defaults", user, data, f"--port={port}", "--bind-address=127.0.0.1",
-         "--skip-networking=0", f"--socket={folder / 'socket'}"], folder, port).start()
+
+    folder = tmp_path_factory.mktemp("mariadb")
+    common = ["--no-defaults", f"--user={getpass.getuser()}", f"--datadir={folder / 'data'}"]
+    subprocess.run(
+        [install, *common, "--auth-root-authentication-method=normal"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    port = free_port()
+    network = [f"--port={port}", "--bind-address=127.0.0.1", "--skip-networking=0"]
+    socket = f"--socket={folder / 'socket'}"
+    process = mysql_process([server, *common, *network, socket], folder, port).start()
     sql(process.url.replace("/test", "/mysql"), "CREATE DATABASE IF NOT EXISTS test")
     yield process.url
     process.kill()
@@ -118,6 +140,7 @@ def database_url(request):
     return request.getfixturevalue("tidb") if request.param == "tidb" else ""
 
 
+# %% Jina AI's endpoint
 @pytest.fixture(scope="session")
 def jina_server():
     with JinaServer() as server:
@@ -131,10 +154,12 @@ def jina(jina_server):
     return jina_server
 
 
+# %% The demo as a module
 @pytest.fixture
 def demo(monkeypatch):
     """The demo as a module, whose waits are noted, not waited."""
     import jina_ai_embeddings_demo
+
     monkeypatch.setattr(jina_ai_embeddings_demo, "time", Clock())
     return jina_ai_embeddings_demo
 
@@ -154,34 +179,80 @@ def jina_demo(demo, jina, monkeypatch):
 
 
 @pytest.fixture
+def run_main(jina_demo, monkeypatch):
+    """Call the demo's main() with other settings; return the line of its error, or ""."""
+
+    def run(**settings):
+        for name, value in settings.items():
+            monkeypatch.setattr(jina_demo, name, value)
+        try:
+            jina_demo.main()
+        except SystemExit as ended:
+            return ended.code
+        return ""
+
+    return run
+
+
+@pytest.fixture
 def engine(jina_demo, database_url):
     """The demo's engine for each of the two databases, with the table."""
-    engine = (jina_demo.create_tidb_engine(database_url) if database_url
-              else jina_demo.create_stand_in_engine())
+    from examples.stand_ins import create_stand_in_engine
+
+    if database_url:
+        engine = jina_demo.create_tidb_engine(database_url)
+    else:
+        engine = create_stand_in_engine()
     jina_demo.create_table(engine)
     yield engine
     engine.dispose()
 
 
+# %% The demo as a process
 @pytest.fixture
 def on_tidb(jina, tidb):
     """The environment for a real run on TiDB."""
-    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url, "TIDB_DATABASE_URL": tidb}
+    return {
+        "JINAAI_API_KEY": jina.key,
+        "JINAAI_API_URL": jina.url,
+        "TIDB_DATABASE_URL": tidb,
+    }
 
 
 @pytest.fixture
 def real_settings(jina, database_url):
     """The environment for a real run: a key, the endpoint, and each of the two databases."""
-    return {"JINAAI_API_KEY": jina.key, "JINAAI_API_URL": jina.url,
-            "TIDB_DATABASE_URL": database_url}
+    return {
+        "JINAAI_API_KEY": jina.key,
+        "JINAAI_API_URL": jina.url,
+        "TIDB_DATABASE_URL": database_url,
+    }
 
 
 @pytest.fixture
 def run_demo(tmp_path):
     """Run a script as a user does: run_demo(*arguments, env=settings) -> its completed process."""
+
     def run(*arguments, env=None, input=None, script=SCRIPT, **options):
         return subprocess.run(
-            demo_command(*arguments, script=script), env=demo_environment(env), input=input,
-            cwd=tmp_path, timeout=120, capture_output=True, text=not isinstance(input, bytes),
-            **options)
+            demo_command(*arguments, script=script),
+            env=demo_environment(env),
+            input=input,
+            cwd=tmp_path,
+            timeout=120,
+            capture_output=True,
+            text=not isinstance(input, bytes),
+            **options,
+        )
+
     return run
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with the script and examples/, as in a clone of the repository."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    shutil.copy(SCRIPT, folder)
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder

@@ -1,279 +1,455 @@
-"""The demo's run, as a user starts it: on the stand-ins, and on the real TiDB."""
+"""The demo as a user starts it: its output, its settings, and how it ends."""
 
-import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from multiprocessing.pool import ThreadPool
 
 import pytest
-from helpers import ROOT, SCRIPT, SETTINGS, assert_one_line_error, demo_environment, sql
+from helpers import (
+    KEY_NAMES,
+    QUESTION,
+    ROOT,
+    SCRIPT,
+    SETTINGS,
+    TABLE,
+    TEXTS,
+    TIDB_TEXT,
+    assert_one_line_error,
+    demo_command,
+    demo_environment,
+    distances,
+    sql,
+    tutorial_output,
+    unset_environment,
+    without_distances,
+)
 from jina_server import JinaServer, cosine_distance, drop, embedding_of, hang, status
+from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-QUESTION = "What is TiDB?"
-JINA_TEXT, TIDB_TEXT = TEXTS = (
-    "Jina AI offers best-in-class embeddings, reranker and prompt optimizer, enabling advanced "
-    "multimodal AI.",
-    "TiDB is an open-source MySQL-compatible database that supports Hybrid Transactional and "
-    "Analytical Processing (HTAP) workloads.")
-STORED = "SELECT content FROM jinaai_tidb_demo_documents ORDER BY id"
-HTTPS = {"JINAAI_API_URL": "https://127.0.0.1:9/v1"}
+KEY = JinaServer.key
 
 
-def tutorial_output(database="In-Memory SQLite", verb="Inserting"):
-    listed = [f"  - distance: DISTANCE\n    content: {content}\n" for content in TEXTS]
-    return "".join([
-        f"- Inserting Data to {database}...\n", *(f"  - {verb}: {content}\n" for content in TEXTS),
-        "- List All Documents and Their Distances to the Query:\n", *listed,
-        "- The Most Relevant Document and Its Distance to the Query:\n", listed[1]])
+def first_words(lines):
+    """The words before the colon of each line on stderr."""
+    return [line.partition(":")[0] for line in lines.splitlines()]
 
 
-def without_distances(output):
-    return re.sub(r"distance: [\d.e-]+\n", "distance: DISTANCE\n", output)
+# %% What it prints
+NO_SETTINGS = {
+    "nothing is set": {},
+    "blanks and quotes": {"JINAAI_API_KEY": " \n", "TIDB_DATABASE_URL": '""'},
+}
 
 
-def distances(output):
-    return [float(number) for number in re.findall(r"distance: (\S+)", output)]
+@pytest.mark.parametrize("settings", NO_SETTINGS.values(), ids=NO_SETTINGS)
+def test_without_settings_the_stand_ins_print_the_tutorials_output(run_demo, settings):
+    done = run_demo(env=settings)
+
+    assert done.returncode == 0
+    assert without_distances(done.stdout) == tutorial_output()
+    assert first_words(done.stderr) == ["no TIDB_DATABASE_URL", "no JINAAI_API_KEY"]
 
 
-def store(demo, url, texts):
-    """Store *texts*, with embeddings of the stand-in, in the demo's table on TiDB."""
-    engine = demo.create_tidb_engine(url)
-    demo.create_table(engine)
-    demo.insert_documents(engine, texts, demo.stand_in_embeddings(texts))
+def test_a_real_run_prints_the_distances_of_the_embeddings(run_demo, real_settings):
+    done = run_demo(env=real_settings)
+
+    database = "TiDB" if real_settings["TIDB_DATABASE_URL"] else "In-Memory SQLite"
+    assert without_distances(done.stdout) == tutorial_output(database)
+    question = embedding_of(QUESTION)
+    first, second = [cosine_distance(question, embedding_of(text)) for text in TEXTS]
+    assert distances(done.stdout) == pytest.approx([first, second, second], abs=1e-6)
+
+
+def test_the_question_is_asked_before_the_texts(run_main, tidb, jina):
+    run_main(TIDB_DATABASE_URL=tidb)
+
+    assert [request.texts for request in jina.requests] == [[QUESTION], TEXTS]
+
+
+def test_a_newer_model_is_told_which_text_is_a_question(run_main, jina):
+    run_main(JINAAI_MODEL="jina-embeddings-v3")
+
+    tasks = [request.json["task"] for request in jina.requests]
+    assert tasks == ["retrieval.query", "retrieval.passage"]
+
+
+def test_a_second_run_says_that_the_texts_are_stored(run_main, tidb, capsys):
+    run_main(TIDB_DATABASE_URL=tidb)
+    first = capsys.readouterr()
+    run_main(TIDB_DATABASE_URL=tidb)
+    second = capsys.readouterr()
+
+    assert without_distances(first.out) == tutorial_output("TiDB", "Inserting")
+    assert without_distances(second.out) == tutorial_output("TiDB", "Already stored")
+    assert distances(second.out) == distances(first.out)
+    assert first.err == second.err == ""
+
+
+def test_a_second_run_embeds_only_the_question_and_stores_nothing(run_main, tidb, jina):
+    run_main(TIDB_DATABASE_URL=tidb)
+    jina.requests.clear()
+    run_main(TIDB_DATABASE_URL=tidb)
+
+    assert [request.texts for request in jina.requests] == [[QUESTION]]
+    stored = sql(tidb, f"SELECT content FROM {TABLE} ORDER BY id")
+    assert stored == [(text,) for text in TEXTS]
+
+
+@pytest.fixture
+def stored(jina_demo, tidb):
+    """Store texts in the demo's table on TiDB, as another run did."""
+    engine = jina_demo.create_tidb_engine(tidb)
+
+    def store(texts):
+        jina_demo.create_table(engine)
+        jina_demo.insert_documents(engine, texts, jina_demo.embed_texts(texts))
+
+    yield store
     engine.dispose()
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"JINAAI_API_KEY": " \n", "TIDB_DATABASE_URL": "  ", "JINAAI_API_URL": " "}])
-def test_without_settings_the_stand_ins_print_the_tutorials_output(run_demo, settings):
-    done = run_demo(env=settings)
-    assert done.returncode == 0 and without_distances(done.stdout) == tutorial_output()
-    no_url, no_key = done.stderr.splitlines()
-    assert no_url.startswith("no TIDB_DATABASE_URL: ") and "SQLite" in no_url
-    assert no_key.startswith("no JINAAI_API_KEY: ") and "https://jina.ai/embeddings/" in no_key
+def test_a_run_completes_what_another_one_left(run_main, stored, tidb, capsys):
+    stored([TIDB_TEXT])
+
+    run_main(TIDB_DATABASE_URL=tidb)
+
+    output = capsys.readouterr().out
+    states = re.findall("  - (Inserting|Already stored): ", output)
+    assert states == ["Inserting", "Already stored"]
+    assert output.count("distance: ") == 3
 
 
-def test_a_tidb_url_without_a_key_is_an_error_and_stores_nothing(run_demo, tidb):
-    done = run_demo(env={"TIDB_DATABASE_URL": tidb})
-    assert_one_line_error(done, "JINAAI_API_KEY", "https://jina.ai/embeddings/")
-    assert done.stdout == "" and sql(tidb, "SHOW TABLES") == []
+def test_the_list_stops_at_20_documents(run_main, stored, tidb, capsys):
+    texts = [f"text {number}" for number in range(21)]
+    stored(texts)
+
+    run_main(TIDB_DATABASE_URL=tidb)
+
+    listed, nearest = capsys.readouterr().out.split("- The Most Relevant")
+    assert re.findall("content: (.*)", listed) == texts[:20]
+    assert TIDB_TEXT in nearest
 
 
-@pytest.mark.parametrize("key", [JinaServer.key, None])  # an endpoint of one's own may need none
-def test_a_real_run_prints_the_tutorials_output_with_the_distances_of_the_embeddings(
-        run_demo, real_settings, jina, key):
-    jina.key = key
-    done = run_demo(env={**real_settings, "JINAAI_API_KEY": key or ""})
-    database = "TiDB" if real_settings["TIDB_DATABASE_URL"] else "In-Memory SQLite"
-    assert without_distances(done.stdout) == tutorial_output(database)
-    assert done.returncode == 0 and [line.partition(":")[0] for line in done.stderr.splitlines()] \
-        == ["no TIDB_DATABASE_URL"] * (database != "TiDB")
-    assert distances(done.stdout) == pytest.approx(
-        [cosine_distance(embedding_of(QUESTION), embedding_of(content))
-         for content in (*TEXTS, TIDB_TEXT)], abs=1e-6)
-    assert [request.json for request in jina.requests] == [
-        {"input": [QUESTION], "model": "jina-embeddings-v2-base-en"},
-        {"input": [*TEXTS], "model": "jina-embeddings-v2-base-en"}]
-
-
-def test_running_again_embeds_only_the_question_and_stores_nothing_twice(run_demo, jina, on_tidb):
-    first, second = run_demo(env=on_tidb), run_demo(env=on_tidb)
-    assert without_distances(second.stdout) == tutorial_output("TiDB", "Already stored")
-    assert second.stderr == "" and distances(second.stdout) == distances(first.stdout)
-    assert len(jina.requests) == 3 and jina.requests[2].texts == [QUESTION]
-    assert sql(on_tidb["TIDB_DATABASE_URL"], STORED) == [(JINA_TEXT,), (TIDB_TEXT,)]
-
-
-def test_the_list_of_all_documents_stops_at_20_and_says_how_many_more_there_are(
-        run_demo, demo, on_tidb):
-    store(demo, on_tidb["TIDB_DATABASE_URL"], [f"text {number}" for number in range(21)])
-    output = run_demo(env=on_tidb).stdout
-    listed = output[output.index("- List All"):output.index("- The Most Relevant")]
-    assert listed.count("distance:") == 20
-    assert listed.endswith("    content: text 8\n  ... and 3 more\n")  # they were stored sorted
-    assert output.endswith(f"content: {TIDB_TEXT}\n")
-
-
-@pytest.mark.parametrize("other", [
-    {"JINAAI_API_KEY": f" {JinaServer.key}\n"}, {"JINA_API_KEY": JinaServer.key},
-    {"JINA_AI_API_KEY": JinaServer.key}, {"JINAAI_APIKEY": JinaServer.key},
-    {"JINAAI_API_KEY": JinaServer.key, "JINA_API_KEY": "another"}])
-def test_the_key_is_read_under_each_of_its_names_the_tutorials_first(run_demo, jina, other):
-    assert run_demo(env={"JINAAI_API_URL": jina.url, **other}).returncode == 0
-    assert jina.requests[0].headers["Authorization"] == "Bearer " + jina.key
-
-
-def run_below_env_file(folder, content, *command, **settings):
-    """Run Python, or the script, below a file .env, and from a folder with a wrong one."""
-    for name in "code", "elsewhere":
-        (folder / name).mkdir(exist_ok=True)
-    (folder / "elsewhere" / ".env").write_text("JINAAI_API_KEY=wrong\n")
-    (folder / ".env").write_bytes(content)
-    script = shutil.copy(SCRIPT, folder / "code")
-    (folder / "code" / "program.py").write_text("import jina_ai_embeddings_demo")
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return subprocess.run(
-        [sys.executable, *(command or [script])], cwd=folder / "elsewhere", capture_output=True,
-        env={**environment, "PYTHONPATH": str(folder / "code"), **settings}, text=True)
-
-
-@pytest.mark.parametrize("encoding, key, settings", [
-    ("utf-8", JinaServer.key, {}), ("utf-8-sig", JinaServer.key, {}),
-    ("utf-8", "overridden", {"JINAAI_API_KEY": JinaServer.key})])
-def test_settings_are_the_environments_or_those_of_an_env_file_above_the_script(
-        tmp_path, jina, encoding, key, settings):
-    content = f'JINAAI_API_KEY="{key}"\nJINAAI_API_URL={jina.url}\n'.encode(encoding)
-    assert run_below_env_file(tmp_path, content, **settings).returncode == 0
-    assert len(jina.requests) == 2
-
-
-@pytest.mark.parametrize("program, output", [
-    ("jina_ai_embeddings_demo.py", tutorial_output()), ("program.py", "")])
-def test_an_env_file_that_is_not_utf8_is_a_warning_and_a_run_or_an_import_goes_on(
-        tmp_path, program, output):
-    done = run_below_env_file(tmp_path, "A=1".encode("utf-16"), tmp_path / "code" / program)
-    assert (done.returncode, without_distances(done.stdout)) == (0, output)
-    warning, *others = done.stderr.splitlines()
-    assert ".env" in warning and "UTF-8" in warning and len(others) == (2 if output else 0)
-
-
-def test_the_env_example_names_every_setting():
-    example = (ROOT / ".env.example").read_text()
-    assert [name for name in SETTINGS if name not in example] == []
-    assert "tidbcloud.com:4000" in example and "root@127.0.0.1:4000" in example
-
-
-@pytest.mark.parametrize("arguments", [
-    ["--texts", "notes.txt"], ["--nonsense"], ["--limit"], ["argument"], ["-x", "y"]])
-def test_any_argument_is_an_error_that_names_the_script_with_options(run_demo, on_tidb, arguments):
-    assert_one_line_error(run_demo(*arguments, env=on_tidb), "examples/own_texts.py", status=2)
-    assert sql(on_tidb["TIDB_DATABASE_URL"], "SHOW TABLES") == []
-
-
-def test_help_names_the_settings_and_the_script_with_options(run_demo):
+def test_help_names_the_settings_and_the_script_for_texts_of_ones_own(run_demo):
     done = run_demo("--help")
-    assert done.returncode == 0 and done.stderr == ""
-    for word in (".env", "JINAAI_API_KEY", "TIDB_DATABASE_URL", "JINAAI_MODEL", "JINAAI_API_URL",
-                 "examples/own_texts.py"):
+
+    assert done.returncode == 0
+    for word in "JINAAI_API_KEY", "TIDB_DATABASE_URL", "examples/own_texts.py":
         assert word in done.stdout
 
 
-# What goes wrong is told in one line.
+def test_an_argument_changes_nothing(run_demo):
+    done = run_demo("--texts", "notes.txt", "argument", "-f")
 
-@pytest.mark.parametrize("wrong", [
-    {"JINAAI_API_KEY": "a-key\n-"}, {"JINAAI_API_KEY": "키"}, {"JINAAI_API_URL": "nonsense"},
-    {"TIDB_DATABASE_URL": "mysql+pymysql://root:secret@[::1/test"},
-    {**HTTPS, "REQUESTS_CA_BUNDLE": "/no/such/file"}, *(
-        {**HTTPS, "HTTPS_PROXY": url} for url in ("socks5://u:secret@host", "http://u:secret@"))])
-def test_a_setting_that_cannot_be_used_is_named_and_no_key_or_password_shown(run_demo, jina, wrong):
-    done = run_demo(env={"JINAAI_API_KEY": "a-key", "JINAAI_API_URL": jina.url, **wrong})
-    assert_one_line_error(done, *wrong)
-    assert not re.search("a-key|secret|키", done.stderr)
+    assert done.returncode == 0
+    assert without_distances(done.stdout) == tutorial_output()
 
 
-def test_a_wait_before_another_try_is_told(run_demo, real_settings, jina):
+# %% Where it runs
+def run_python(folder, *arguments, env=None, input=None):
+    """Run Python in a folder, with no settings but *env*; return its completed process."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=unset_environment(env),
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_python_can_read_the_script_from_its_input(clone):
+    source = SCRIPT.read_text(encoding="utf-8")
+
+    done = run_python(clone, "-", input=source)
+
+    assert done.returncode == 0
+    assert without_distances(done.stdout) == tutorial_output()
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("no ")]
+    assert len(lines) <= 1
+    assert all(".env" in line for line in lines)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A folder with the script alone, without examples/."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    shutil.copy(SCRIPT, folder)
+    return folder
+
+
+def test_the_file_alone_says_what_to_set_and_where_the_stand_ins_are(alone):
+    done = run_python(alone, SCRIPT.name)
+
+    assert_one_line_error(done, "TIDB_DATABASE_URL", "examples/")
+    assert done.stdout == ""
+
+
+def test_the_file_alone_works_on_tidb(alone, on_tidb):
+    done = run_python(alone, SCRIPT.name, env=on_tidb)
+
+    assert done.stderr == ""
+    assert without_distances(done.stdout) == tutorial_output("TiDB")
+
+
+def test_another_package_named_examples_is_not_taken_for_the_stand_ins(clone, tmp_path):
+    other = tmp_path / "site-packages" / "examples"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise RuntimeError('another package')\n")
+
+    done = run_python(clone, SCRIPT.name, env={"PYTHONPATH": str(other.parent)})
+
+    assert done.returncode == 0, done.stderr
+    assert without_distances(done.stdout) == tutorial_output()
+
+
+# %% Settings
+def settings_read(monkeypatch, **environment):
+    """The names and values that the script has with these environment variables."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return runpy.run_path(str(SCRIPT), run_name="imported")
+
+
+@pytest.mark.parametrize("name", KEY_NAMES)
+def test_the_key_is_read_under_each_of_its_names(monkeypatch, name):
+    settings = settings_read(monkeypatch, **{name: KEY})
+
+    assert settings["JINAAI_API_KEY"] == KEY
+
+
+def test_the_tutorials_name_of_the_key_comes_first(monkeypatch):
+    others = dict.fromkeys(KEY_NAMES, "another")
+
+    settings = settings_read(monkeypatch, **{**others, "JINAAI_API_KEY": KEY})
+
+    assert settings["JINAAI_API_KEY"] == KEY
+
+
+def test_what_is_not_set_has_the_tutorials_values(monkeypatch):
+    settings = settings_read(monkeypatch)
+
+    assert settings["JINAAI_API_URL"] == "https://api.jina.ai/v1/embeddings"
+    assert settings["JINAAI_MODEL"] == "jina-embeddings-v2-base-en"
+    assert settings["DIMENSIONS"] == 768
+
+
+def test_an_endpoint_of_ones_own_may_need_no_key(run_demo, jina):
+    jina.key = None
+
+    done = run_demo(env={"JINAAI_API_URL": jina.url})
+
+    assert without_distances(done.stdout) == tutorial_output()
+    assert first_words(done.stderr) == ["no TIDB_DATABASE_URL"]
+    assert len(jina.requests) == 2
+
+
+VALUES = {  # of a variable, and what is read
+    "a value": ("jina_1", "jina_1"),
+    "blanks around it": (" jina_1\r\n", "jina_1"),
+    "double quotes": ('"jina_1"', "jina_1"),
+    "single quotes": ("'jina_1'", "jina_1"),
+    "blanks around quotes": (' "jina_1" ', "jina_1"),
+    "quotes and blanks within": ("ji'na' 1", "ji'na' 1"),
+    "nothing": ("", "default"),
+    "blanks alone": (" \t", "default"),
+    "quotes alone": ("''", "default"),
+}
+
+
+@pytest.mark.parametrize(("value", "expected"), VALUES.values(), ids=VALUES)
+def test_a_setting_is_read_without_blanks_and_a_pair_of_quotes(
+        demo, monkeypatch, value, expected):
+    monkeypatch.setenv("SETTING", value)
+
+    assert demo.read_setting("SETTING", "default") == expected
+
+
+def test_a_setting_that_is_not_set_is_its_default(demo, monkeypatch):
+    monkeypatch.delenv("SETTING", raising=False)
+
+    assert demo.read_setting("SETTING", "default") == "default"
+    assert demo.read_setting("SETTING") == ""
+
+
+def test_the_quotes_that_docker_keeps_are_no_part_of_any_setting(run_demo, on_tidb):
+    quoted = {name: f'"{value}"' for name, value in on_tidb.items()}
+
+    done = run_demo(env={**quoted, "JINAAI_MODEL": "'jina-embeddings-v3'"})
+
+    assert done.stderr == ""
+    assert without_distances(done.stdout) == tutorial_output("TiDB")
+
+
+ENCODINGS = {"UTF-8": "utf-8", "UTF-8 with a mark (BOM)": "utf-8-sig"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+def test_settings_come_from_an_env_file_beside_the_script(clone, jina, tmp_path, encoding):
+    content = f"JINAAI_API_KEY='{KEY}'\nJINAAI_API_URL={jina.url}\n"
+    (clone / ".env").write_text(content, encoding=encoding)
+    (tmp_path / ".env").write_text("JINAAI_API_KEY=of the current folder\n")
+
+    done = run_python(tmp_path, clone / SCRIPT.name)
+
+    assert done.returncode == 0, done.stderr
+    assert len(jina.requests) == 2
+
+
+def test_the_env_file_may_be_in_a_folder_above_the_script(clone, jina, tmp_path):
+    content = f"JINAAI_API_KEY={KEY}\nJINAAI_API_URL={jina.url}\n"
+    (tmp_path / ".env").write_text(content)
+
+    done = run_python(clone, SCRIPT.name)
+
+    assert done.returncode == 0, done.stderr
+    assert len(jina.requests) == 2
+
+
+def test_the_environment_wins_over_the_env_file(clone, jina):
+    (clone / ".env").write_text(f"JINAAI_API_KEY=of the file\nJINAAI_API_URL={jina.url}\n")
+
+    done = run_python(clone, SCRIPT.name, env={"JINAAI_API_KEY": KEY})
+
+    assert done.returncode == 0, done.stderr
+    assert len(jina.requests) == 2
+
+
+WAYS = {
+    "a run": ([SCRIPT.name], tutorial_output()),
+    "an import": (["-c", "import jina_ai_embeddings_demo"], ""),
+}
+
+
+@pytest.mark.parametrize(("arguments", "output"), WAYS.values(), ids=WAYS)
+def test_an_env_file_that_cannot_be_read_is_a_warning(clone, arguments, output):
+    (clone / ".env").write_text("A=1", encoding="utf-16")
+
+    done = run_python(clone, *arguments)
+
+    assert done.returncode == 0
+    assert without_distances(done.stdout) == output
+    warning = done.stderr.splitlines()[0]
+    assert ".env" in warning
+    assert "UTF-8" in warning
+
+
+def test_the_env_example_names_every_setting():
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+
+    assert [name for name in SETTINGS if name not in example] == []
+    assert "tidbcloud.com:4000" in example
+    assert "root@127.0.0.1:4000" in example
+
+
+# %% How it ends when something is wrong
+def test_a_tidb_url_without_a_key_is_an_error_and_stores_nothing(run_demo, tidb):
+    done = run_demo(env={"TIDB_DATABASE_URL": tidb})
+
+    assert_one_line_error(done, "JINAAI_API_KEY", "https://jina.ai/embeddings/")
+    assert done.stdout == ""
+    assert sql(tidb, "SHOW TABLES") == []
+
+
+WRONG = {  # a setting, and a value that cannot work and has a secret in it
+    "a key with a line break": ("JINAAI_API_KEY", "secret\n-"),
+    "a key with a letter that no key has": ("JINAAI_API_KEY", "secret키"),
+    "no URL of an endpoint": ("JINAAI_API_URL", "nonsense"),
+    "another database": ("TIDB_DATABASE_URL", "postgresql://root:secret@127.0.0.1/test"),
+    "a key that is refused": ("JINAAI_API_KEY", "secret"),
+    "a model of other dimensions": ("JINAAI_MODEL", "jina-embeddings-v2-small-en"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG.values(), ids=WRONG)
+def test_a_setting_that_cannot_work_is_named_and_leaves_no_table(
+        run_main, tidb, capsys, name, value):
+    error = run_main(**{"TIDB_DATABASE_URL": tidb, name: value})
+
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert name in error
+    assert "secret" not in error
+    assert capsys.readouterr().out == ""
+    assert sql(tidb, "SHOW TABLES") == []
+
+
+def test_an_answer_without_embeddings_stores_nothing_and_the_next_run_works(
+        run_main, tidb, jina, capsys):
+    jina.faults = [None, status(200, body={"data": []})]
+
+    error = run_main(TIDB_DATABASE_URL=tidb)
+    stored = sql(tidb, f"SELECT content FROM {TABLE}")
+    capsys.readouterr()
+    run_main(TIDB_DATABASE_URL=tidb)
+
+    assert "not 2 embeddings" in error
+    assert stored == []
+    assert without_distances(capsys.readouterr().out) == tutorial_output("TiDB")
+
+
+def test_a_wait_before_another_try_is_told(run_demo, on_tidb, jina):
     jina.faults = [drop, None, status(503, {"Retry-After": "1"})]
-    done = run_demo(env=real_settings)
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("no TIDB")]
-    assert done.returncode == 0 and len(lines) == 2 and len(jina.requests) == 4
-    assert "no answer" in lines[0] and "503" in lines[1]
-    for line in lines:
-        assert re.search(r"\(next try in \d s\)$", line)
 
-
-@pytest.mark.parametrize("wrong, faults, told, tables", [
-    ({"JINAAI_API_KEY": "wrong"}, [], "JINAAI_API_KEY", 0),
-    ({"JINAAI_MODEL": "jina-embeddings-v2-small-en"}, [], "JINAAI_MODEL", 0),
-    ({}, [None, status(200, body={"data": []})], "not 2 embeddings of 768 dimensions", 1)])
-def test_a_run_that_fails_stores_nothing_and_the_next_one_works(
-        run_demo, on_tidb, jina, wrong, faults, told, tables):
-    jina.faults = list(faults)
-    assert_one_line_error(run_demo(env={**on_tidb, **wrong}), told)
-    assert len(sql(on_tidb["TIDB_DATABASE_URL"], "SHOW TABLES")) == tables
     done = run_demo(env=on_tidb)
-    assert without_distances(done.stdout) == tutorial_output("TiDB") and done.stderr == ""
+
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert "no answer" in first
+    assert "503" in second
+    assert second.endswith("(next try in 1 s)")
 
 
-def start(settings):
-    """Start the demo; return its process when it has printed a line."""
-    process = subprocess.Popen([sys.executable, SCRIPT], env=demo_environment(settings),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline().startswith("- Inserting Data")
-    return process
-
-
-def test_ctrl_c_ends_with_status_130_and_no_traceback(real_settings, jina):
+def test_ctrl_c_ends_with_status_130_and_no_traceback(on_tidb, jina):
     jina.faults = [None, hang(30)]
-    process = start(real_settings)
+    process = subprocess.Popen(
+        demo_command(), env=demo_environment(on_tidb), stderr=subprocess.PIPE, text=True)
     while len(jina.requests) < 2:
         time.sleep(0.01)
+
     process.send_signal(signal.SIGINT)
+
     errors = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "Traceback" not in errors and "error" not in errors
+    assert process.returncode == 130
+    assert errors == ""
 
 
-def test_a_closed_pipe_ends_quietly(real_settings, jina):
-    jina.latency = 0.3
-    process = start(real_settings)
-    process.stdout.close()  # before the texts have embeddings
-    errors = process.stderr.read()
-    assert process.wait(timeout=30) == 141 and "Traceback" not in errors and "error" not in errors
+DATABASE_ERROR = OperationalError("SELECT 1", {}, Exception(1045, "Access denied"))
+WORDED = {  # an error, and its line
+    "the words of a ValueError": (ValueError("a"), "a"),
+    "words of several lines": (ValueError("a\n\r b"), "a b"),
+    "a kind that is not expected": (KeyError("a"), "KeyError: 'a'"),
+    "no words": (MemoryError(), "MemoryError:"),
+    "the number and words of TiDB": (
+        DATABASE_ERROR, "(1045, 'Access denied'); see Troubleshooting in README.md"),
+    "a vector of another length": (
+        StatementError("statement", "INSERT", {}, ValueError("expected 768 dimensions")),
+        "expected 768 dimensions; see Troubleshooting in README.md"),
+    "all connections in use": (
+        PoolTimeoutError("QueuePool limit"), "TimeoutError: QueuePool limit"),
+}
 
 
-def test_a_console_without_a_character_does_not_stop_the_run(run_demo, demo, on_tidb):
-    store(demo, on_tidb["TIDB_DATABASE_URL"], ["\u6587 \U0001f600"])
-    done = run_demo(env={**on_tidb, "PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0 and "content: \\u6587 \\U0001f600\n" in done.stdout
+@pytest.mark.parametrize(("error", "line"), WORDED.values(), ids=WORDED)
+def test_an_error_is_worded_in_one_line(demo, error, line):
+    assert demo.one_line(error) == line
 
 
-def test_texts_are_stored_once_and_found(jina_demo, engine):
-    texts = [f"text {number}" for number in range(512)]
-    jina_demo.insert_documents(engine, texts, jina_demo.embed_texts(texts))
-    (nearest, distance), (_, farther) = jina_demo.find_documents(engine, embedding_of("text 7"), 2)
-    assert nearest == "text 7" and distance == pytest.approx(0, abs=1e-6) and farther > distance
-    jina_demo.insert_documents(engine, [], [])
-    assert jina_demo.new_texts(engine, ["d", *texts, "a", "d", "c"]) == ["d", "a", "c"]
+def test_an_embedding_error_needs_no_name_of_its_kind(demo):
+    assert demo.one_line(demo.EmbeddingError("no answer")) == "no answer"
 
 
-ONES, TWOS = [1.0] * 768, [1.0, 2.0] * 384
+def test_a_long_error_is_cut(demo):
+    line = demo.one_line(ValueError("word " * 999))
 
-
-@pytest.mark.parametrize("texts, embeddings", [
-    (["a", "b"], [ONES]), (["a"], [ONES, ONES]), (["a", None], [ONES] * 2),
-    (["a", "b"], [ONES, None]), (["a", "b"], [ONES, None, ONES]),
-    ([*"abcdefg"] * 99, [ONES] * 692 + [[1.0] * 3])])
-def test_texts_that_cannot_all_be_stored_are_not_stored_at_all(
-        jina_demo, engine, texts, embeddings):
-    with pytest.raises((TypeError, ValueError, jina_demo.exc.SQLAlchemyError)):
-        jina_demo.insert_documents(engine, texts, embeddings)
-    assert jina_demo.new_texts(engine, ["a"]) == ["a"]
-
-
-def test_a_text_that_is_stored_already_is_left_alone(jina_demo, engine):
-    jina_demo.insert_documents(engine, ["a"], [ONES])
-    jina_demo.create_table(engine)
-    jina_demo.insert_documents(engine, ["b", "a", "b"], [TWOS, TWOS, ONES])
-    assert jina_demo.find_documents(engine, ONES, 5) == [
-        ("a", pytest.approx(0, abs=1e-6)), ("b", pytest.approx(cosine_distance(ONES, TWOS)))]
-
-
-@pytest.mark.parametrize("content, counts", [
-    (QUESTION + " TiDB!", {175: 2, 354: 1, 407: 1}), ("", {0: 1}), ("?!", {0: 1}), ("\0", {0: 1}),
-    ("a " * 99, {579: 99}), ("\U0001f600", {580: 1}), ("\u6570\u636e", {233: 1, 467: 1})])
-def test_a_stand_in_vector_counts_the_words_and_is_the_same_everywhere(demo, content, counts):
-    vector, = demo.stand_in_embeddings([content], "retrieval.query", 75)
-    assert len(vector) == 768
-    assert {index: number for index, number in enumerate(vector) if number} == counts
-
-
-def test_threads_use_the_stand_ins_database_side_by_side(demo):
-    engine = demo.create_stand_in_engine()
-    demo.create_table(engine)
-    texts = [str(number) for number in range(100)]
-    with ThreadPool(4) as threads:
-        threads.map(lambda text: demo.insert_documents(engine, [text], [[1.0] * 768]), texts)
-        assert threads.map(lambda text: demo.new_texts(engine, [text]), texts) == [[]] * 100
+    assert line.startswith("word word")
+    assert line.endswith("...")
+    assert len(line) <= 500

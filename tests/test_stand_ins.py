@@ -7,7 +7,7 @@ import pytest
 from helpers import sql
 from jina_server import embedding_of
 from sqlalchemy import String, select
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -223,3 +223,10 @@ def test_an_upsert_goes_by_a_unique_column_beside_an_id(session):
 
     tags = session.execute(select(Tag.word, Tag.color).order_by(Tag.word))
     assert [tuple(tag) for tag in tags] == [("sky", "grey"), ("sun", "red")]
+
+
+def test_an_upsert_names_the_key_for_sqlite_before_3_35():
+    statement = mysql.insert(Page)
+    upsert = statement.on_duplicate_key_update(title=statement.inserted.title)
+
+    assert "ON CONFLICT (url) DO UPDATE" in str(upsert.compile(dialect=sqlite.dialect()))
