@@ -10,6 +10,7 @@ status is 1 if a row misses its mark.
 import argparse
 import contextlib
 import functools
+import io
 import json
 import multiprocessing
 import os
@@ -239,10 +240,15 @@ class Row(NamedTuple):
             wanted, reached = f"≤ {self.mark:.3g}", ratio <= self.mark
 
         cells = [
-            self.what, self.against, f"{project * self.unit:.4g}", f"{other * self.unit:.4g}",
+            self.what, self.against, digits(project * self.unit), digits(other * self.unit),
             f"{ratio:.3g}", better, wanted, "yes" if reached else "**no**"]
         print(f"| {' | '.join(cells)} |", flush=True)
         return reached
+
+
+def digits(number):
+    """Return a number as people write it, with up to four digits that count."""
+    return f"{number:,.0f}" if number > 1000 else f"{number:.4g}"
 
 
 TABLE_HEAD = """\
@@ -355,7 +361,8 @@ class Bench:
         use_endpoint(self.endpoint)
         engine = demo.create_tidb_engine(url)
         texts = own_texts.TextFiles([self.file_of(count)], own_texts.LONGEST_TEXT)
-        taken = seconds(lambda _: own_texts.load(engine, demo.embed_texts, texts, requests=2))
+        with contextlib.redirect_stderr(io.StringIO()):  # which shows how far it is
+            taken = seconds(lambda _: own_texts.load(engine, demo.embed_texts, texts, requests=2))
         engine.dispose()
         return taken
 
@@ -483,8 +490,7 @@ def main():
         bench = Bench(options, url, folder, endpoint, tls_endpoint)
         stack.callback(bench.close)
 
-        [(version,)] = sql(url, "SELECT VERSION()")
-        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {version}, "
+        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, "
               f"{options.latency} s a request, {options.a_text} s a text, {options.runs} runs\n")
         print(TABLE_HEAD, flush=True)
         reached = [row.measure(options.runs) for row in bench.rows()]

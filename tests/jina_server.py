@@ -226,6 +226,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # so that 20 clients can connect at once
 
     def handle_error(self, *connection):
         # A client may go, or trust no CA.
