@@ -16,7 +16,6 @@ import math
 import os
 import random
 import re
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -164,7 +163,7 @@ def request_embeddings(
             # A redirect could take your texts to another host.
             allow_redirects=False)
     except Exception as error:
-        # `from None` hides this error, which may show the password of a proxy.
+        # `from None` hides this error, which may show a proxy's password.
         raise no_answer(error) from None
 
     if response.status_code != 200:
@@ -219,7 +218,7 @@ def refusal(response: requests.Response) -> EmbeddingError:
 
 def quote(response: requests.Response) -> str:
     """Return the status and the first words of an answer."""
-    # An answer may have embeddings. Their numbers say nothing.
+    # The numbers of embeddings say nothing.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -270,14 +269,14 @@ def create_tidb_engine(url: str) -> Engine:
     Any ssl option in the URL means TLS that verifies the server.
     Raises ValueError for a wrong URL."""
     check_database_url(url)
-    # In seconds. If the URL has its own limits, they win.
+    # Seconds. The URL's own limits win.
     limits = {"read_timeout": "60", "write_timeout": "60"}
     parsed = make_url(url)
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
         # From the URL, ssl_ca would come to PyMySQL in a form that it ignores.
         connect_args=tls_arguments(url),
-        # A connection that broke meanwhile is replaced.
+        # A broken connection is replaced.
         pool_pre_ping=True,
         pool_recycle=300,
         # Errors and logs show no texts or embeddings.
@@ -288,8 +287,9 @@ def create_tidb_engine(url: str) -> Engine:
 # You can skip this part at first.
 def check_database_url(url: str) -> None:
     """Raise ValueError, which shows no password, for a URL of another form."""
-    # With an @ in the password, SQLAlchemy would connect to another host.
-    if not re.fullmatch(r"mysql\+pymysql://[^@]+@[^@/]+/[^@]+", url):
+    # With an @ in the password, SQLAlchemy would connect elsewhere.
+    host_and_port = r"(\[.+\]|[^@/:]+)(:\d+)?"
+    if not re.fullmatch(rf"mysql\+pymysql://[^@]+@{host_and_port}/[^@]+", url):
         raise ValueError(
             "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
             "with %40 for an @ in the password")
@@ -310,7 +310,7 @@ def tls_arguments(url: str) -> dict[str, Any]:
         raise ValueError(
             f"no file {tls['ssl_ca']}; leave ssl_ca out of TIDB_DATABASE_URL "
             "to use the certificates of requests")
-    # Whoever names ssl wants this, so no option turns it off.
+    # No option of the URL turns this off.
     tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
     return tls
 
@@ -386,8 +386,8 @@ def insert_documents(engine: Engine, texts: Iterable[str],
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # Another program may have stored a text since new_texts looked. Then only the text
-    # is set again, to the same. INSERT IGNORE would hide other errors.
+    # Another program may have stored a text since new_texts looked. Then it is set to
+    # the same text. INSERT IGNORE would hide other errors.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -469,9 +469,9 @@ def main() -> None:
     try:
         run_demo(*connect())
     except KeyboardInterrupt:
-        sys.exit(130)  # after Ctrl-C
+        raise SystemExit(130) from None  # as in a shell
     except Exception as error:
-        sys.exit(f"error: {one_line(error)}")
+        raise SystemExit(f"error: {one_line(error)}") from None
 
 
 if __name__ == "__main__":
