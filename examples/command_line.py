@@ -70,9 +70,13 @@ class Progress:
         """Show that so many texts are done. Call it often, because time passes, too."""
         self.display.show(done, self.last_warning.words)
 
-    def forget_warning(self) -> None:
-        """Show no reason to wait any more, because an answer has come."""
-        self.last_warning.words = ""
+    def watch(self, request: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *request*, after which there is no more reason to wait if it succeeds."""
+        def watched(*arguments: Any) -> Any:
+            answer = request(*arguments)
+            self.last_warning.words = ""
+            return answer
+        return watched
 
 
 class LastWarning(logging.Handler):

@@ -76,13 +76,11 @@ def load(engine: Engine, embed: Embed, texts: Iterable[Text], requests: int) -> 
         # The threads of this pool end with the process, so Ctrl-C ends a load at once.
         with Progress(demo.logger) as progress, ThreadPool(requests) as pool:
             batches = new_batches(engine, texts, summary)
-            for job in start_jobs(pool, embed, batches, requests + 1):
+            for job in start_jobs(pool, progress.watch(embed), batches, requests + 1):
                 while not job.ready():
                     progress.show(summary.count_texts())
                     job.wait(0.5)
-                outcome = job.get()
-                progress.forget_warning()
-                store(engine, outcome, summary)
+                store(engine, job.get(), summary)
                 progress.show(summary.count_texts())
     except BaseException:
         # The stand-in for TiDB forgets what it has stored.

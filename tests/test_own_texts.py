@@ -640,6 +640,7 @@ def test_explain_shows_whether_the_search_uses_the_index(run_own, begin, tmp_pat
 
     # The replica may be ready a moment after the index.
     wait_until(lambda: "the search uses the vector index" in explain())
+    assert "no vector index" not in explain()
 
 
 def test_ctrl_c_leaves_the_build_to_tidb_and_another_run_says_that_it_is_being_built(
