@@ -58,11 +58,11 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL", "https://api.jina.ai/v1/embeddings")
 JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
 
-# An embedding has 768 floats. Newer models are asked for as many.
+# An embedding has 768 floats. Models that can give more are asked for 768.
 DIMENSIONS = 768
 
-# The most texts in a request. 256 texts of 255 characters, which the table takes, have
-# up to 65,000 tokens. A free key has 100,000 a minute.
+# The most texts in a request. A text has up to 255 characters, and as many tokens.
+# 256 * 255 are 65,280 tokens, and a free key has 100,000 a minute.
 BATCH_SIZE = 256
 
 # A session keeps its connection open.
@@ -78,7 +78,7 @@ def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
                 patience: float = 75) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
     *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
-    Each request is tried for *patience* seconds. A limit per minute ends within 75.
+    Each request is tried for *patience* seconds. 75 outlast a rate limit of a minute.
     Raises EmbeddingError, and TypeError for anything but texts."""
     embeddings: list[list[float]] = []
     for batch in batches(list_texts(texts)):
@@ -158,7 +158,7 @@ def request_embeddings(
             JINAAI_API_URL, json=data,
             # A key in `headers` would be replaced by a password in ~/.netrc.
             auth=add_key if JINAAI_API_KEY else None,
-            # After 10 seconds, another address of the host is tried.
+            # 10 seconds to connect, then to another address. The rest is to read.
             timeout=(min(10, seconds_left), seconds_left),
             # A redirect could take your texts to another host.
             allow_redirects=False)
@@ -180,7 +180,7 @@ def check_key() -> None:
 
 
 def key_is_missing() -> bool:
-    """Return True if Jina AI is asked without a key, which it needs."""
+    """Return True if there is no key, but Jina AI needs one."""
     return not JINAAI_API_KEY and "//api.jina.ai/" in JINAAI_API_URL
 
 
@@ -218,7 +218,7 @@ def refusal(response: requests.Response) -> EmbeddingError:
 
 def quote(response: requests.Response) -> str:
     """Return the status and the first words of an answer."""
-    # The numbers of embeddings say nothing.
+    # The floats of embeddings are cut off.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -247,7 +247,7 @@ def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
         # Some servers leave the index out. Then the place in the answer counts.
         index = item.get("index", place)
         by_index[index] = item["embedding"]
-    # If an index came twice, another one is missing: a KeyError.
+    # A doubled index leaves another out: a KeyError.
     return [by_index[index] for index in range(count)]
 
 
@@ -274,7 +274,7 @@ def create_tidb_engine(url: str) -> Engine:
     parsed = make_url(url)
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # From the URL, ssl_ca would come to PyMySQL in a form that it ignores.
+        # These win over the URL's, where SQLAlchemy passes ssl_ca on wrongly.
         connect_args=tls_arguments(url),
         # A broken connection is replaced.
         pool_pre_ping=True,
@@ -304,7 +304,7 @@ def tls_arguments(url: str) -> dict[str, Any]:
 
     query = make_url(url).query
     tls: dict[str, Any] = {name: query[name] for name in query if "ssl" in name}
-    # Some Pythons find no system certificates, but requests has some.
+    # Some Pythons find no certificates, but requests has some.
     tls.setdefault("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH)
     if not os.path.exists(tls["ssl_ca"]):
         raise ValueError(
@@ -332,7 +332,7 @@ class Document(Base):
     """A text, which is stored once, and its embedding."""
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # Texts differ as they do in Python. TiDB's default ignores blanks at the end.
+    # TiDB's default collation ignores blanks at the end, but Python does not.
     content: Mapped[str] = mapped_column(
         String(255, collation="utf8mb4_0900_bin"), unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
@@ -341,10 +341,10 @@ class Document(Base):
 def create_table(engine: Engine, mapped: type[Base] = Document) -> None:
     """Create the table of a mapped class unless it exists. Raises SQLAlchemyError."""
     table: Any = mapped.__table__
-    # Users without the right to create tables can use it, too.
+    # A user may be allowed to use tables, but not to create them.
     if not inspect(engine).has_table(table.name):
         with engine.begin() as connection:
-            # Two programs may do this at once. create_all() would fail.
+            # create_all() would fail if another program creates it now.
             connection.execute(CreateTable(table, if_not_exists=True))
 
 
@@ -378,7 +378,7 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = list_texts(texts)
     embeddings = list(embeddings)
-    # NULL would come first in a search.
+    # As NULL, a missing embedding would come first in a search.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
@@ -386,8 +386,8 @@ def insert_documents(engine: Engine, texts: Iterable[str],
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # Another program may have stored a text since new_texts looked. Then it is set to
-    # the same text. INSERT IGNORE would hide other errors.
+    # Another program may have stored a text since new_texts looked. Then this
+    # sets the text to itself. INSERT IGNORE would hide other errors.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -400,7 +400,7 @@ def find_documents(engine: Engine, embedding: list[float],
     """Return the *limit* nearest texts, nearest first, with their cosine distances.
     Distances go from 0 to 2. Raises SQLAlchemyError."""
     distance = Document.content_vec.cosine_distance(embedding).label("distance")
-    # A vector index, if there is one, serves this query, but not with a WHERE.
+    # If you add a WHERE, a vector index no longer serves this query.
     query = select(Document.content, distance).order_by(distance).limit(limit)
     with Session(engine) as session:
         return [(row.content, row.distance) for row in session.execute(query)]
@@ -409,7 +409,7 @@ def find_documents(engine: Engine, embedding: list[float],
 # %% Run it
 def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
     """Print what the tutorial prints. *embed* is embed_texts or a stand-in."""
-    # The question comes first, because a wrong key should leave no table.
+    # This comes first, because a wrong key should leave no table.
     query_embedding = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
@@ -423,7 +423,7 @@ def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
 
     print("- List All Documents and Their Distances to the Query:")
     distance = Document.content_vec.cosine_distance(query_embedding)
-    # Your table may have millions.
+    # A table may have millions, so this lists 20.
     first_20 = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
         print_documents(session.execute(first_20))
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # --help prints the docstring. A notebook's arguments are ignored.
+    # Only --help counts. Other arguments are a notebook's.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()

@@ -135,7 +135,7 @@ def commands():
 
 
 @pytest.mark.parametrize("name, printed", [
-    ("own_table.py", "Saving Three"), ("drop_all", ""), ("--query", "The key is under the mat."),
+    ("own_table.py", "Saving"), ("drop_all", ""), ("--query", "The key is under the mat."),
     ("--vector-index", "")])
 def test_a_command_runs_without_an_account(commands, project, name, printed):
     done = run_command(commands[name], project)
