@@ -245,14 +245,21 @@ def run() -> None:
         build_and_explain(engine, embeddings[0], options.limit)
     for query, embedding in zip(options.query, embeddings):
         print_nearest(engine, query, embedding, options.limit)
-    report_left_out(left_out)
+
+    # This comes last, so that the questions have their answers.
+    if left_out:
+        raise ValueError("not all texts were stored; mend the lines that were left out, "
+                         "and load the files again")
 
 
 def load_files(engine: Engine, embed: Embed, texts: TextFiles, requests: int) -> list[str]:
     """Load texts, and say on stderr what became of them. Return what was left out and why."""
     summary = load(engine, embed, texts, requests)
     print(f"{summary}, lines split: {texts.lines_split}", file=sys.stderr)
-    return summary.refused + texts.problems
+    left_out = summary.refused + texts.problems
+    for words in left_out:
+        print(f"left out: {words}", file=sys.stderr)
+    return left_out
 
 
 def print_nearest(engine: Engine, query: str, embedding: list[float], limit: int) -> None:
@@ -263,15 +270,6 @@ def print_nearest(engine: Engine, query: str, embedding: list[float], limit: int
                          "(without TiDB, in the same command)")
     print(f"- Query: {query}")
     demo.print_documents(documents)
-
-
-def report_left_out(left_out: list[str]) -> None:
-    """Name the lines that were left out. Raises ValueError if there are any."""
-    for words in left_out:
-        print(f"left out: {words}", file=sys.stderr)
-    if left_out:
-        raise ValueError("not all texts were stored; mend the lines that were left out, "
-                         "and load the files again")
 
 
 if __name__ == "__main__":

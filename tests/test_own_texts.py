@@ -275,11 +275,10 @@ def test_a_bad_line_further_on_is_named_and_all_else_is_stored(run_own, on_tidb,
 
 
 # %% Texts and batches that the service refuses
-@pytest.mark.parametrize("code", [400, 413, 422])
-def test_a_refused_text_is_left_out_and_named_at_the_end(run_own, on_tidb, jina, code):
+def test_a_refused_text_is_left_out_and_named_at_the_end(run_own, on_tidb, jina):
     def refuse_the_odd_text(handler, answer):
         refused = "an odd text" in jina.requests[-1].texts
-        handler.reply(code if refused else 200, detail("too odd") if refused else answer)
+        handler.reply(422 if refused else 200, detail("too odd") if refused else answer)
 
     jina.faults = [None] + [refuse_the_odd_text] * 99
     texts = [*numbered(600), "an odd text", "the last text"]
@@ -292,8 +291,20 @@ def test_a_refused_text_is_left_out_and_named_at_the_end(run_own, on_tidb, jina,
     assert results(done.stdout)["the last text"][0][1] == "the last text"
     *_, named, error = done.stderr.splitlines()
     assert "standard input, line 601" in named
-    assert f"{code}" in named and "too odd" in named
+    assert "422" in named and "too odd" in named
     assert error.startswith("error: ")
+
+
+@IN_MEMORY
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_the_other_half_of_a_refused_batch_is_stored(jina_demo, engine, jina, code):
+    jina.faults = [status(code), None, status(code)]
+
+    summary = own_texts.load(engine, jina_demo.embed_texts, in_file(["good", "odd"]), 1)
+
+    assert jina_demo.new_texts(engine, ["good", "odd"]) == ["odd"]
+    [named] = summary.refused
+    assert named.startswith(f"notes.txt, line 2: the service answered {code}")
 
 
 @IN_MEMORY
@@ -327,14 +338,23 @@ def test_a_limit_on_the_texts_of_a_request_is_met(jina_demo, engine, code):
     assert jina_demo.new_texts(engine, numbered(1000)) == []
 
 
+@IN_MEMORY
 @pytest.mark.parametrize("code", [401, 402, 403, 404])
-def test_a_wrong_key_ends_the_load_at_once(run_own, on_tidb, jina, code):
-    jina.faults = [None, None] + [status(code)] * 99
+def test_a_wrong_key_ends_the_load_at_once(jina_demo, engine, jina, code):
+    jina.faults = [status(code)] * 99
+
+    with pytest.raises(ValueError, match=f"notes.txt, line 1 to .* answered {code}"):
+        own_texts.load(engine, jina_demo.embed_texts, in_file(numbered(9999)), 1)
+
+    assert len(jina.requests) <= 3
+
+
+def test_what_was_stored_before_an_error_stays_stored(run_own, on_tidb, jina):
+    jina.faults = [None, None] + [status(402)] * 99
 
     done = run_own("--texts", "-", "--requests", "1", input=lines(numbered(9999)), env=on_tidb)
 
-    assert_stopped(done, 256, f"{code}", "standard input, line 257")
-    assert len(jina.requests) <= 2 + 3
+    assert_stopped(done, 256, "402", "standard input, line 257")
     assert sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(256, 256)]
 
 
@@ -506,9 +526,10 @@ def test_on_a_terminal_a_bar_tells_texts_speed_and_why_it_waits(
 def test_ctrl_c_ends_a_load_that_waits_and_another_run_goes_on(
         start, run_own, on_tidb, jina, fault):
     jina.faults = [None, None] + [fault] * 99
-    process = start(on_tidb, texts=numbered(10))
+    process = start(on_tidb, "--requests", "1", texts=numbered(10))
     process.stdin.close()
-    wait_until(lambda: len(jina.requests) >= 4)
+    wait_until(lambda: len(jina.requests) >= 3)
+    wait_until(lambda: sql(on_tidb["TIDB_DATABASE_URL"], COUNT) == [(2, 2)])
     time.sleep(0.5)
 
     process.send_signal(signal.SIGINT)

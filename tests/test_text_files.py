@@ -77,7 +77,7 @@ def test_a_line_is_split_in_linear_time(character):
         split_line(line, 255)
         return time.thread_time() - started
 
-    assert seconds(16_000_000) < 10 * seconds(4_000_000)
+    assert seconds(8_000_000) < 10 * seconds(2_000_000)
 
 
 def test_split_lines_are_counted_and_their_texts_have_the_place_of_the_line(read):
