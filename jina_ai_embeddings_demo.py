@@ -212,7 +212,7 @@ def refusal(response: requests.Response) -> EmbeddingError:
             f"{quote(response)}; try again later", status, temporary=True,
             retry_after=float(seconds) if seconds.isdecimal() else None)
 
-    advice = "check JINAAI_API_KEY, its balance, JINAAI_API_URL and JINAAI_MODEL"
+    advice = "check JINAAI_API_KEY, its balance, JINAAI_API_URL, JINAAI_MODEL and the texts"
     return EmbeddingError(f"{quote(response)}; {advice}", status)
 
 
@@ -409,7 +409,7 @@ def find_documents(engine: Engine, embedding: list[float],
 # %% Run it
 def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
     """Print what the tutorial prints. *embed* is embed_texts or a stand-in."""
-    # This comes first, because a wrong key should leave no table.
+    # First, because a wrong key should leave no table.
     query_embedding = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
