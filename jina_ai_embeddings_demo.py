@@ -91,7 +91,6 @@ def list_texts(texts: Iterable[str]) -> list[str]:
     # Python would take one text for a list of its characters.
     if isinstance(texts, (str, bytes)):
         raise TypeError("expected a list of texts, not one text")
-
     listed = list(texts)
     if not all(isinstance(text, str) for text in listed):
         raise TypeError("expected a list of texts, each a str")
@@ -108,7 +107,6 @@ def batches(items: list[Any]) -> Iterator[list[Any]]:
 # You can skip this part at first.
 class EmbeddingError(Exception):
     """Jina AI gave no embeddings."""
-
     def __init__(self, message: str, status: Optional[int] = None,
                  temporary: bool = False, retry_after: Optional[float] = None) -> None:
         super().__init__(message)
@@ -413,8 +411,8 @@ def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
     query_embedding = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
-    database = "TiDB" if TIDB_DATABASE_URL else "In-Memory SQLite"
-    print(f"- Inserting Data to {database}...")
+    names = {"mysql": "TiDB", "sqlite": "In-Memory SQLite"}
+    print(f"- Inserting Data to {names[engine.dialect.name]}...")
     new = new_texts(engine, TEXTS)
     for text in TEXTS:
         state = "Inserting" if text in new else "Already stored"
@@ -424,9 +422,12 @@ def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
     print("- List All Documents and Their Distances to the Query:")
     distance = Document.content_vec.cosine_distance(query_embedding)
     # A table may have millions, so this lists 20.
-    first_20 = select(Document.content, distance).order_by(Document.id).limit(20)
+    query = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
-        print_documents(session.execute(first_20))
+        documents = session.execute(query).all()
+    print_documents(documents)
+    if len(documents) == 20:
+        print("  ...")
 
     print("- The Most Relevant Document and Its Distance to the Query:")
     print_documents(find_documents(engine, query_embedding, limit=1))
@@ -443,12 +444,11 @@ def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
     stand-ins: SQLite, which learns TiDB's functions, and, without a key, word counts."""
     if TIDB_DATABASE_URL:
         return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
-
     try:
         from examples.stand_ins import connect_stand_ins
     except ImportError:
         raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
-    # With a key, this returns embed_texts itself.
+    # With a key, embeddings are real, and this returns embed_texts itself.
     return connect_stand_ins(embed_texts, key_is_missing(), DIMENSIONS)
 
 
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Only --help counts. Other arguments are a notebook's.
+    # Only --help counts. A notebook's kernel has other arguments.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()

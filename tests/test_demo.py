@@ -124,7 +124,7 @@ def test_a_run_completes_what_another_one_left(run_main, stored, tidb, capsys):
     assert output.count("distance: ") == 3
 
 
-def test_the_list_stops_at_20_documents(run_main, stored, tidb, capsys):
+def test_the_list_stops_at_20_documents_and_shows_it(run_main, stored, tidb, capsys):
     texts = [f"text {number}" for number in range(21)]
     stored(texts)
 
@@ -132,6 +132,7 @@ def test_the_list_stops_at_20_documents(run_main, stored, tidb, capsys):
 
     listed, nearest = capsys.readouterr().out.split("- The Most Relevant")
     assert re.findall("content: (.*)", listed) == texts[:20]
+    assert listed.endswith("\n  ...\n")
     assert TIDB_TEXT in nearest
 
 
