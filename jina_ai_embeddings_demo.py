@@ -5,9 +5,9 @@
 # ///
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
-A file .env or the environment sets JINAAI_API_KEY and TIDB_DATABASE_URL. Without
-them, the demo runs on stand-ins for Jina AI and TiDB. JINAAI_MODEL and JINAAI_API_URL
-have defaults. For your own texts: examples/own_texts.py
+Set JINAAI_API_KEY and TIDB_DATABASE_URL in a file .env or in the environment.
+Without both, SQLite replaces TiDB, and counts of words replace embeddings.
+To load your own texts, run examples/own_texts.py.
 """
 
 import argparse
@@ -34,67 +34,68 @@ from tidb_vector.sqlalchemy import VectorType
 
 logger = logging.getLogger(__name__)
 try:
-    # A file from Windows may begin with a mark (BOM). "utf-8-sig" skips it.
+    # This encoding skips the mark (BOM) with which Windows may begin a file.
     dotenv.load_dotenv(encoding="utf-8-sig")
-except Exception as error:
-    # The environment may have all settings, so this goes on.
-    logger.warning("cannot read .env (%s); is it UTF-8?", type(error).__name__)
+except Exception:
+    # The environment may have all settings, so the program goes on.
+    logger.warning("cannot read .env; is it UTF-8?")
 
 
-def read_setting(name: str, default: str = "") -> str:
-    """Return an environment variable, or *default* if it is not set or blank."""
-    # `docker run --env-file` keeps the quotes of a value.
-    return os.getenv(name, "").strip(" \t\r\n'\"") or default
+def read_setting(name: str) -> str:
+    """Return an environment variable, or "" if it is not set."""
+    # `docker run --env-file` keeps the quotes around a value.
+    return os.getenv(name, "").strip(" \t\r\n'\"")
 
 
 # %% Step 1. Get embeddings from Jina AI
-# Get a key at https://jina.ai/embeddings/. Each of these names is in use.
+# Get a key at https://jina.ai/embeddings/. Other programs have other names for it.
 JINAAI_API_KEY = (
-    read_setting("JINAAI_API_KEY")  # by this tutorial
-    or read_setting("JINA_API_KEY")  # by Jina AI
-    or read_setting("JINA_AI_API_KEY")  # by LiteLLM
-    or read_setting("JINAAI_APIKEY")  # by Weaviate
+    read_setting("JINAAI_API_KEY")
+    or read_setting("JINA_API_KEY")  # Jina AI's own programs
+    or read_setting("JINA_AI_API_KEY")  # LiteLLM
+    or read_setting("JINAAI_APIKEY")  # Weaviate
 )
-JINAAI_API_URL = read_setting("JINAAI_API_URL", "https://api.jina.ai/v1/embeddings")
-JINAAI_MODEL = read_setting("JINAAI_MODEL", "jina-embeddings-v2-base-en")
+JINAAI_API_URL = read_setting("JINAAI_API_URL") or "https://api.jina.ai/v1/embeddings"
+JINAAI_MODEL = read_setting("JINAAI_MODEL") or "jina-embeddings-v2-base-en"
 
-# An embedding has 768 floats. Models that can give more are asked for 768.
+# The number of floats in an embedding. Newer models are asked for 768, too.
 DIMENSIONS = 768
-
-# The most texts in a request. A text has up to 255 characters, and as many tokens.
-# 256 * 255 are 65,280 tokens, and a free key has 100,000 a minute.
+# The most texts in a request. A token for each character, in 256 texts of up to 255,
+# makes 65,280 tokens. A free key may use 100,000 a minute.
 BATCH_SIZE = 256
-
-# A session keeps its connection open.
+# The seconds to try a request for. A rate limit lasts for a minute.
+PATIENCE = 75
+# A session keeps its connection open for the next request.
 HTTP = requests.Session()
 
 
-def generate_embeddings(text: str, patience: float = 75) -> list[float]:
-    """Return the embedding of a question. For texts to store, use embed_texts."""
+def generate_embeddings(text: str, patience: float = PATIENCE) -> list[float]:
+    """Return the embedding of one question, for your own code. For texts, call
+    embed_texts, because newer models embed them in another way."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
 def embed_texts(texts: Iterable[str], task: str = "retrieval.passage",
-                patience: float = 75) -> list[list[float]]:
+                patience: float = PATIENCE) -> list[list[float]]:
     """Return the embedding of each text, in the order of the texts.
     *task* is "retrieval.passage" for texts and "retrieval.query" for questions.
-    Each request is tried for *patience* seconds. 75 outlast a rate limit of a minute.
+    A request is tried again for up to *patience* seconds.
     Raises EmbeddingError, and TypeError for anything but texts."""
     embeddings: list[list[float]] = []
-    for batch in batches(list_texts(texts)):
+    for batch in batches(check_texts(texts)):
         embeddings += embed_batch(batch, task, patience)
     return embeddings
 
 
-def list_texts(texts: Iterable[str]) -> list[str]:
+def check_texts(texts: Iterable[str]) -> list[str]:
     """Return the texts as a list. Raises TypeError for anything but texts."""
     # Python would take one text for a list of its characters.
     if isinstance(texts, (str, bytes)):
         raise TypeError("expected a list of texts, not one text")
-    listed = list(texts)
-    if not all(isinstance(text, str) for text in listed):
+    checked = list(texts)
+    if not all(isinstance(text, str) for text in checked):
         raise TypeError("expected a list of texts, each a str")
-    return listed
+    return checked
 
 
 def batches(items: list[Any]) -> Iterator[list[Any]]:
@@ -103,16 +104,15 @@ def batches(items: list[Any]) -> Iterator[list[Any]]:
         yield items[start:start + BATCH_SIZE]
 
 
-# %% Step 1 in detail: what can go wrong between you and Jina AI
-# You can skip this part at first.
+# %% Step 1 in detail: what can go wrong. You can skip this part at first.
 class EmbeddingError(Exception):
     """Jina AI gave no embeddings."""
     def __init__(self, message: str, status: Optional[int] = None,
                  temporary: bool = False, retry_after: Optional[float] = None) -> None:
         super().__init__(message)
-        self.status = status  # of the answer, if there was one
+        self.status = status  # of the answer, or None if there was no answer
         self.temporary = temporary  # True if another try may work
-        self.retry_after = retry_after  # seconds, if it says so
+        self.retry_after = retry_after  # the seconds to wait, if the service says so
 
 
 def embed_batch(texts: list[str], task: str, patience: float) -> list[list[float]]:
@@ -128,57 +128,58 @@ def embed_batch(texts: list[str], task: str, patience: float) -> list[list[float
                 raise
             logger.warning("%s (next try in %.0f s)", error, wait)
             time.sleep(wait)
-
         backoff = min(2 * backoff, 15)
 
 
 def seconds_to_wait(error: EmbeddingError, backoff: float) -> float:
     """Return the seconds that the service asks for, or else about *backoff*."""
-    # Random, so that many clients do not come back at once.
-    return error.retry_after or random.uniform(backoff / 2, backoff)
+    if error.retry_after:
+        return error.retry_after
+    # Random, so that many clients do not come back at the same moment.
+    return random.uniform(backoff / 2, backoff)
 
 
 def request_embeddings(
-    texts: list[str], task: str, deadline: float
-) -> list[list[float]]:
-    """Send one request and return its embeddings."""
+        texts: list[str], task: str, deadline: float) -> list[list[float]]:
+    """Send one request, and return the embeddings of its answer."""
     check_key()
-    data: dict[str, Any] = {"input": texts, "model": JINAAI_MODEL}
-    # Models before v3 refuse these two fields.
+    body: dict[str, Any] = {"input": texts, "model": JINAAI_MODEL}
+    # Only models from v3 on take a task and dimensions.
     if re.match("jina-embeddings-v[3-9]", JINAAI_MODEL):
-        data["task"] = task
-        data["dimensions"] = DIMENSIONS
+        body["task"] = task
+        body["dimensions"] = DIMENSIONS
 
-    # requests refuses a timeout of 0.
+    # requests refuses a timeout of 0, so this is at least a second.
     seconds_left = max(1, deadline - time.monotonic())
+    # Give up an address early, because the host may have another one.
+    seconds_to_connect = min(10, seconds_left)
     try:
         response = HTTP.post(
-            JINAAI_API_URL, json=data,
-            # A key in `headers` would be replaced by a password in ~/.netrc.
+            JINAAI_API_URL, json=body, timeout=(seconds_to_connect, seconds_left),
+            # A password in the file ~/.netrc would replace a key in `headers`.
             auth=add_key if JINAAI_API_KEY else None,
-            # 10 seconds to connect, then to another address. The rest is to read.
-            timeout=(min(10, seconds_left), seconds_left),
             # A redirect could take your texts to another host.
             allow_redirects=False)
     except Exception as error:
         # `from None` hides this error, which may show a proxy's password.
         raise no_answer(error) from None
-
     if response.status_code != 200:
-        raise refusal(response)
+        raise status_error(response)
     return read_embeddings(response, len(texts))
 
 
 def check_key() -> None:
     """Raise EmbeddingError for a key that cannot work."""
     if key_is_missing():
-        raise EmbeddingError("JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
+        raise EmbeddingError(
+            "JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
+    # A header cannot carry a line break.
     if not (JINAAI_API_KEY.isascii() and JINAAI_API_KEY.isprintable()):
         raise EmbeddingError("JINAAI_API_KEY has a wrong character; copy it again")
 
 
 def key_is_missing() -> bool:
-    """Return True if there is no key, but Jina AI needs one."""
+    """Return True if a key is needed and not set. A server of your own needs none."""
     return not JINAAI_API_KEY and "//api.jina.ai/" in JINAAI_API_URL
 
 
@@ -192,35 +193,25 @@ def no_answer(error: Exception) -> EmbeddingError:
     """Return the error for a request that got no answer."""
     host = urlsplit(JINAAI_API_URL).hostname
     network_errors = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
+    # A wrong certificate is a ConnectionError, too, but it stays wrong.
     wrong_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
-    # The network may recover, but the certificate stays wrong.
-    temporary = isinstance(error, network_errors) and not wrong_certificate
     return EmbeddingError(
         f"no answer from {host} ({type(error).__name__}); "
         "check the network, JINAAI_API_URL, HTTPS_PROXY and REQUESTS_CA_BUNDLE",
-        temporary=temporary)
+        temporary=isinstance(error, network_errors) and not wrong_certificate)
 
 
-def refusal(response: requests.Response) -> EmbeddingError:
+def status_error(response: requests.Response) -> EmbeddingError:
     """Return the error for an answer whose status is not 200."""
     status = response.status_code
-    if status in (408, 429) or status >= 500:
-        seconds = response.headers.get("Retry-After", "").strip()
-        return EmbeddingError(
-            f"{quote(response)}; try again later", status, temporary=True,
-            retry_after=float(seconds) if seconds.isdecimal() else None)
-
-    advice = "check JINAAI_API_KEY, its balance, JINAAI_API_URL, JINAAI_MODEL and the texts"
-    return EmbeddingError(f"{quote(response)}; {advice}", status)
-
-
-def quote(response: requests.Response) -> str:
-    """Return the status and the first words of an answer."""
-    # The floats of embeddings are cut off.
-    words = response.text.partition('"embedding":')[0]
-    if JINAAI_API_KEY:
-        words = words.replace(JINAAI_API_KEY, "***")
-    return f"the service answered {response.status_code}: {words[:200]!r}"
+    # A time-out, a rate limit or a fault of the server may pass.
+    temporary = status in (408, 429) or status >= 500
+    advice = "try again later" if temporary else (
+        "check JINAAI_API_KEY, its balance, JINAAI_API_URL, JINAAI_MODEL and the texts")
+    seconds = response.headers.get("Retry-After", "").strip()
+    return EmbeddingError(
+        f"{describe(response)}; {advice}", status, temporary=temporary,
+        retry_after=float(seconds) if seconds.isdecimal() else None)
 
 
 def read_embeddings(response: requests.Response, count: int) -> list[list[float]]:
@@ -228,34 +219,44 @@ def read_embeddings(response: requests.Response, count: int) -> list[list[float]
     try:
         return order_embeddings(response.json()["data"], count)
     except Exception as error:
-        # An answer that is no JSON may have been cut off.
-        cut_off = isinstance(error, requests.JSONDecodeError)
+        # If the answer is no JSON, it may have been cut off. Another try may work.
+        no_json = isinstance(error, requests.JSONDecodeError)
         raise EmbeddingError(
-            f"{quote(response)}, not {count} embeddings ({error!r}); "
-            "check JINAAI_API_URL and JINAAI_MODEL", 200, temporary=cut_off) from None
+            f"{describe(response)}, not {count} embeddings ({error!r}); "
+            "check JINAAI_API_URL and JINAAI_MODEL", 200, temporary=no_json) from None
+
+
+def describe(response: requests.Response) -> str:
+    """Return what the service answered, without embeddings and key."""
+    words = response.text.partition('"embedding":')[0]
+    if JINAAI_API_KEY:
+        words = words.replace(JINAAI_API_KEY, "***")
+    return f"the service answered {response.status_code}: {words[:200]!r}"
 
 
 def order_embeddings(items: list[Any], count: int) -> list[list[float]]:
-    """Return the embeddings in the order of the texts."""
+    """Return the embeddings of *count* texts, in the order of the texts."""
     if len(items) != count:
         raise ValueError(f"{len(items)} embeddings for {count} texts")
     by_index = {}
     for place, item in enumerate(items):
         check_embedding(item["embedding"])
-        # Some servers leave the index out. Then the place in the answer counts.
-        index = item.get("index", place)
-        by_index[index] = item["embedding"]
-    # A doubled index leaves another out: a KeyError.
+        # Some servers give no index, because they keep the order of the texts.
+        by_index[item.get("index", place)] = item["embedding"]
+    if len(by_index) != count:
+        raise ValueError("two embeddings have the same index")
     return [by_index[index] for index in range(count)]
 
 
 def check_embedding(embedding: list[float]) -> None:
     """Raise ValueError for an embedding that TiDB cannot compare with others."""
-    # TiDB multiplies squared norms as 32-bit floats. With zeros, or beyond these bounds,
-    # the distance is NULL, and a search puts NULL first.
+    if len(embedding) != DIMENSIONS:
+        raise ValueError(f"{len(embedding)} dimensions instead of {DIMENSIONS}")
+    # TiDB multiplies two squared norms as 32-bit floats, from 1e-38 to 1e38. Beyond
+    # them, or with NaN, a distance is NULL, and a search puts NULL first.
     norm = math.hypot(*embedding)
-    if len(embedding) != DIMENSIONS or not 1e-9 < norm < 1e9:
-        raise ValueError(f"{len(embedding)} dimensions, norm {norm}")
+    if not 1e-9 < norm < 1e9:
+        raise ValueError(f"an embedding of norm {norm}")
 
 
 # %% Step 2. Connect to TiDB
@@ -264,28 +265,24 @@ TIDB_DATABASE_URL = read_setting("TIDB_DATABASE_URL")
 
 def create_tidb_engine(url: str) -> Engine:
     """Return an engine for TiDB, which connects when it is first used.
-    Any ssl option in the URL means TLS that verifies the server.
+    Any ssl option in the URL turns on TLS, which always verifies the server.
     Raises ValueError for a wrong URL."""
     check_database_url(url)
-    # Seconds. The URL's own limits win.
-    limits = {"read_timeout": "60", "write_timeout": "60"}
     parsed = make_url(url)
+    # In seconds, written as in a URL, whose own limits win.
+    limits = {"read_timeout": "60", "write_timeout": "60"}
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # These win over the URL's, where SQLAlchemy passes ssl_ca on wrongly.
         connect_args=tls_arguments(url),
-        # A broken connection is replaced.
-        pool_pre_ping=True,
-        pool_recycle=300,
-        # Errors and logs show no texts or embeddings.
+        # A connection that is broken or old is replaced before it is used.
+        pool_pre_ping=True, pool_recycle=300,
+        # Errors and logs do not show texts and embeddings.
         hide_parameters=True)
 
 
-# %% Step 2 in detail: the parts of the URL
-# You can skip this part at first.
 def check_database_url(url: str) -> None:
-    """Raise ValueError, which shows no password, for a URL of another form."""
-    # With an @ in the password, SQLAlchemy would connect elsewhere.
+    """Raise ValueError, which does not show the password, for a wrong URL."""
+    # SQLAlchemy expects the host after the first @, so a password cannot have one.
     host_and_port = r"(\[.+\]|[^@/:]+)(:\d+)?"
     if not re.fullmatch(rf"mysql\+pymysql://[^@]+@{host_and_port}/[^@]+", url):
         raise ValueError(
@@ -294,21 +291,19 @@ def check_database_url(url: str) -> None:
 
 
 def tls_arguments(url: str) -> dict[str, Any]:
-    """Return PyMySQL's arguments for verified TLS, or none without an ssl option."""
-    # The text is searched, because make_url() drops an option without a value, such as
-    # "?ssl_verify_cert". TLS would then be off.
+    """Return PyMySQL's arguments for TLS, or none if the URL has no ssl option."""
+    # make_url() drops an option without a value, such as "?ssl_verify_cert".
     if "ssl" not in url.partition("?")[2].lower():
         return {}
-
     query = make_url(url).query
     tls: dict[str, Any] = {name: query[name] for name in query if "ssl" in name}
-    # Some Pythons find no certificates, but requests has some.
+    # Python may find no certificates on a Mac, but requests has some.
     tls.setdefault("ssl_ca", requests.utils.DEFAULT_CA_BUNDLE_PATH)
     if not os.path.exists(tls["ssl_ca"]):
         raise ValueError(
             f"no file {tls['ssl_ca']}; leave ssl_ca out of TIDB_DATABASE_URL "
             "to use the certificates of requests")
-    # No option of the URL turns this off.
+    # These win over the URL, so TLS always verifies the server.
     tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
     return tls
 
@@ -330,20 +325,21 @@ class Document(Base):
     """A text, which is stored once, and its embedding."""
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # TiDB's default collation ignores blanks at the end, but Python does not.
+    # Here, a blank at the end of a text counts, as in new_texts.
     content: Mapped[str] = mapped_column(
         String(255, collation="utf8mb4_0900_bin"), unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
 
 
-def create_table(engine: Engine, mapped: type[Base] = Document) -> None:
-    """Create the table of a mapped class unless it exists. Raises SQLAlchemyError."""
-    table: Any = mapped.__table__
-    # A user may be allowed to use tables, but not to create them.
-    if not inspect(engine).has_table(table.name):
-        with engine.begin() as connection:
-            # create_all() would fail if another program creates it now.
-            connection.execute(CreateTable(table, if_not_exists=True))
+def create_table(engine: Engine) -> None:
+    """Create the table unless it exists. Raises SQLAlchemyError."""
+    # A user may be allowed to use the table, but not to create it.
+    if inspect(engine).has_table(Document.__tablename__):
+        return
+    # If another program creates it at this moment, create_all() fails.
+    table = Base.metadata.tables[Document.__tablename__]
+    with engine.begin() as connection:
+        connection.execute(CreateTable(table, if_not_exists=True))
 
 
 # %% Step 4. Create embeddings and store them in TiDB
@@ -359,7 +355,7 @@ def new_texts(engine: Engine, texts: Iterable[str]) -> list[str]:
     """Return the texts that are not stored yet, each once and in their order.
     Raises SQLAlchemyError, and TypeError for anything but texts."""
     # The keys of a dict are unique and keep their order.
-    unique = list(dict.fromkeys(list_texts(texts)))
+    unique = list(dict.fromkeys(check_texts(texts)))
     stored: set[str] = set()
     with Session(engine) as session:
         for batch in batches(unique):
@@ -370,13 +366,13 @@ def new_texts(engine: Engine, texts: Iterable[str]) -> list[str]:
 
 def insert_documents(engine: Engine, texts: Iterable[str],
                      embeddings: Iterable[list[float]]) -> None:
-    """Store each text with its embedding. What is stored already stays as it is.
+    """Store each text with its embedding. A text that is stored already stays.
     A transaction has up to 256 rows, because TiDB Cloud limits its size. After an
-    error, new_texts returns the texts that are left.
+    error, some texts may be stored, and new_texts returns the others.
     Raises TypeError, ValueError and SQLAlchemyError."""
-    texts = list_texts(texts)
+    texts = check_texts(texts)
     embeddings = list(embeddings)
-    # As NULL, a missing embedding would come first in a search.
+    # A table of the tutorial's script takes None, which a search puts first.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
@@ -384,8 +380,8 @@ def insert_documents(engine: Engine, texts: Iterable[str],
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # Another program may have stored a text since new_texts looked. Then this
-    # sets the text to itself. INSERT IGNORE would hide other errors.
+    # Another program may have stored a text a moment ago. Its row then stays as it is,
+    # because this sets the text to itself.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -396,32 +392,51 @@ def insert_documents(engine: Engine, texts: Iterable[str],
 def find_documents(engine: Engine, embedding: list[float],
                    limit: int) -> list[tuple[str, float]]:
     """Return the *limit* nearest texts, nearest first, with their cosine distances.
-    Distances go from 0 to 2. Raises SQLAlchemyError."""
+    A distance is 0 for the same direction, and at most 2. Raises SQLAlchemyError."""
     distance = Document.content_vec.cosine_distance(embedding).label("distance")
-    # If you add a WHERE, a vector index no longer serves this query.
     query = select(Document.content, distance).order_by(distance).limit(limit)
     with Session(engine) as session:
         return [(row.content, row.distance) for row in session.execute(query)]
 
 
 # %% Run it
-def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
-    """Print what the tutorial prints. *embed* is embed_texts or a stand-in."""
-    # First, because a wrong key should leave no table.
+Embed = Callable[..., list[list[float]]]  # the type of embed_texts
+
+
+def connect() -> tuple[Engine, Embed]:
+    """Return an engine for TiDB and embed_texts, or stand-ins for them."""
+    if TIDB_DATABASE_URL:
+        return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
+    try:
+        from examples import stand_ins
+    except ImportError:
+        raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
+
+    # This SQLite has learned the functions and the upsert of TiDB.
+    engine = stand_ins.replace_tidb()
+    if key_is_missing():
+        return engine, stand_ins.replace_jina_ai(DIMENSIONS)
+    return engine, embed_texts
+
+
+def run_demo(engine: Engine, embed: Embed) -> None:
+    """Print what the tutorial prints."""
+    # The question is first, so that a wrong key leaves no table behind.
     query_embedding = embed(["What is TiDB?"], "retrieval.query")[0]
     create_table(engine)
 
-    names = {"mysql": "TiDB", "sqlite": "In-Memory SQLite"}
-    print(f"- Inserting Data to {names[engine.dialect.name]}...")
     new = new_texts(engine, TEXTS)
+    embeddings = embed(new)
+    database = "TiDB" if engine.name == "mysql" else "In-Memory SQLite"
+    print(f"- Inserting Data to {database}...")
     for text in TEXTS:
         state = "Inserting" if text in new else "Already stored"
         print(f"  - {state}: {text}")
-    insert_documents(engine, new, embed(new))
+    insert_documents(engine, new, embeddings)
 
     print("- List All Documents and Their Distances to the Query:")
     distance = Document.content_vec.cosine_distance(query_embedding)
-    # A table may have millions, so this lists 20.
+    # The table may have millions of texts, so this prints the first 20.
     query = select(Document.content, distance).order_by(Document.id).limit(20)
     with Session(engine) as session:
         documents = session.execute(query).all()
@@ -436,31 +451,16 @@ def run_demo(engine: Engine, embed: Callable[..., list[list[float]]]) -> None:
 def print_documents(documents: Iterable[Any]) -> None:
     """Print texts and their distances in the tutorial's form."""
     for content, distance in documents:
-        print(f"  - distance: {distance}\n    content: {content}")
-
-
-def connect() -> tuple[Engine, Callable[..., list[list[float]]]]:
-    """Return an engine for TiDB, and embed_texts. Without TIDB_DATABASE_URL, they are
-    stand-ins: SQLite, which learns TiDB's functions, and, without a key, word counts."""
-    if TIDB_DATABASE_URL:
-        return create_tidb_engine(TIDB_DATABASE_URL), embed_texts
-    try:
-        from examples.stand_ins import connect_stand_ins
-    except ImportError:
-        raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
-    # With a key, embeddings are real, and this returns embed_texts itself.
-    return connect_stand_ins(embed_texts, key_is_missing(), DIMENSIONS)
+        print(f"  - distance: {distance}")
+        print(f"    content: {content}")
 
 
 def one_line(error: Exception) -> str:
     """Return the words of an error in one line."""
-    if isinstance(error, (EmbeddingError, ValueError)):
-        words = str(error)
-    elif isinstance(error, StatementError):
-        # This is the database's error without the statement.
+    words = str(error) or type(error).__name__
+    if isinstance(error, StatementError):
+        # These are the database's own words, without the statement.
         words = f"{error.orig}; see Troubleshooting in README.md"
-    else:
-        words = f"{type(error).__name__}: {error}"
     return textwrap.shorten(words, 500, placeholder="...")
 
 

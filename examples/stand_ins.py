@@ -22,21 +22,17 @@ Embeddings = list[list[float]]
 Embed = Callable[..., Embeddings]
 
 
-def connect_stand_ins(
-    embed: Embed, key_is_missing: bool, dimensions: int
-) -> tuple[Engine, Embed]:
-    """Return an engine for SQLite, and *embed* or, without a key, its stand-in.
-
-    Two lines on stderr say what stands in for what, because nothing here is real.
-    """
+def replace_tidb() -> Engine:
+    """Return an engine for SQLite in memory, and say so on stderr."""
     print("no TIDB_DATABASE_URL: SQLite in memory replaces TiDB", file=sys.stderr)
-    engine = create_stand_in_engine()
-    if not key_is_missing:
-        return engine, embed
+    return create_stand_in_engine()
 
+
+def replace_jina_ai(dimensions: int) -> Embed:
+    """Return the stand-in of embed_texts, and say so on stderr."""
     message = "no JINAAI_API_KEY: a hash of the words replaces the embeddings; "
     print(message + "see https://jina.ai/embeddings/", file=sys.stderr)
-    return engine, functools.partial(stand_in_embeddings, dimensions=dimensions)
+    return functools.partial(stand_in_embeddings, dimensions=dimensions)
 
 
 # %% Embeddings

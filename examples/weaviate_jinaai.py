@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, main
@@ -48,9 +49,9 @@ else:
 
 
 # %% Step 1. Connect to Weaviate and pass it the key of Jina AI
-WEAVIATE_URL = demo.read_setting("WEAVIATE_URL", "http://localhost:8080")
+WEAVIATE_URL = demo.read_setting("WEAVIATE_URL") or "http://localhost:8080"
 WEAVIATE_API_KEY = demo.read_setting("WEAVIATE_API_KEY")
-WEAVIATE_GRPC_PORT = demo.read_setting("WEAVIATE_GRPC_PORT", "50051")
+WEAVIATE_GRPC_PORT = demo.read_setting("WEAVIATE_GRPC_PORT") or "50051"
 
 
 def connect() -> weaviate.WeaviateClient:
