@@ -1,6 +1,6 @@
 """Build an HNSW index for the demo's table, and see whether TiDB uses it.
 
-This is what examples/own_texts.py does for --vector-index.
+Run it as `python examples/own_texts.py --vector-index`, which calls build_and_explain.
 """
 
 import sys
@@ -12,25 +12,28 @@ from sqlalchemy.exc import DBAPIError
 from tidb_vector import DistanceMetric
 from tidb_vector.sqlalchemy import VectorAdaptor
 
+# The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 
-# Errors of TiDB after which a search works as before: it reads all texts.
+# After these errors of TiDB there is no index yet, but a search works without one.
 BEING_BUILT = 1061  # another program has begun to build the index
 NO_TIFLASH = 1105  # an index needs TiFlash, and there is none
-TIFLASH_FAILED = 9014
+TIFLASH_FAILED = 9014  # TiFlash cannot build the index
 
 
 def build_and_explain(engine: Engine, embedding: list[float], limit: int) -> None:
     """Build the index, and say on stderr whether a search uses it.
 
+    *engine* is for TiDB, or for SQLite, which replaces it where there is no TiDB.
     Raises SQLAlchemyError.
     """
-    if engine.dialect.name == "mysql":
-        build_index()
-        explain_search(engine, embedding, limit)
-    else:
+    if engine.dialect.name != "mysql":
         say("no vector index without TiDB: the search is exact")
+        return
+
+    build_index()
+    explain_search(engine, embedding, limit)
 
 
 def say(words: str) -> None:
@@ -42,34 +45,40 @@ def say(words: str) -> None:
 def build_index() -> None:
     """Build the index, or say why there is none. Raises SQLAlchemyError."""
     say("waiting for the vector index; after a Ctrl-C, TiDB goes on building it")
+    engine = create_patient_engine()
     try:
-        create_vector_index(create_patient_engine())
+        create_vector_index(engine)
     except DBAPIError as error:
         if error_number(error) not in (BEING_BUILT, NO_TIFLASH, TIFLASH_FAILED):
             raise
         say(f"no vector index yet, the search is exact: {error.orig}")
+    finally:
+        engine.dispose()
 
 
 def create_vector_index(engine: Engine) -> None:
     """Build the index unless it exists. Raises SQLAlchemyError.
 
-    TiDB answers when the index is built, which may take hours. The demo's engine waits
-    60 seconds for an answer; then this raises an error, and TiDB goes on building.
+    TiDB answers when the index is built, which may take hours.
     """
     VectorAdaptor(engine).create_vector_index(
         demo.Document.content_vec, DistanceMetric.COSINE, skip_existing=True)
 
 
 def create_patient_engine() -> Engine:
-    """Return an engine that waits for an answer as long as it takes."""
+    """Return an engine for TiDB that waits for an answer as long as it takes.
+
+    The demo's engine raises an error after 60 seconds without an answer.
+    """
     engine = demo.create_tidb_engine(demo.TIDB_DATABASE_URL)
-    event.listen(engine, "do_connect", remove_read_timeout)
+    # SQLAlchemy calls this before it connects, with the arguments for PyMySQL.
+    event.listen(engine, "do_connect", wait_without_limit)
     return engine
 
 
-def remove_read_timeout(
+def wait_without_limit(
         dialect: object, record: object, arguments: object, options: dict[str, Any]) -> None:
-    """Change the options with which SQLAlchemy is about to connect."""
+    """Connect without a time limit for answers."""
     options["read_timeout"] = None
 
 
@@ -86,6 +95,7 @@ def explain_search(engine: Engine, embedding: list[float], limit: int) -> None:
     """
     statement, parameters = record_search(engine, embedding, limit)
     with engine.connect() as connection:
+        # The statement comes from SQLAlchemy, and its parameters stay apart from it.
         plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).all()
 
     # TiDB calls a search by a vector index "annIndex" (approximate nearest neighbors).
@@ -94,7 +104,7 @@ def explain_search(engine: Engine, embedding: list[float], limit: int) -> None:
 
 
 def record_search(engine: Engine, embedding: list[float], limit: int) -> tuple[str, Any]:
-    """Return the statement and the parameters that demo.find_documents sends."""
+    """Run demo.find_documents, and return the statement and parameters that it sent."""
     sent: list[tuple[str, Any]] = []
 
     def remember(
@@ -103,6 +113,9 @@ def record_search(engine: Engine, embedding: list[float], limit: int) -> tuple[s
         sent.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", remember)
-    demo.find_documents(engine, embedding, limit)
-    event.remove(engine, "before_cursor_execute", remember)
-    return sent[-1]
+    try:
+        demo.find_documents(engine, embedding, limit)
+    finally:
+        event.remove(engine, "before_cursor_execute", remember)
+    [search] = sent
+    return search
