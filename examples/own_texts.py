@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Optional
 
 from sqlalchemy import Engine
 
+# The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, Progress, main, whole_number
@@ -30,17 +31,17 @@ from examples.stand_ins import Embed
 from examples.text_files import NOT_UTF_8, Text, TextFiles
 from examples.vector_index import build_and_explain
 
-# Seconds for a batch of texts. If the first 75 bring no embeddings, the batch is asked for
-# again, with more time. So a slow server of your own may take 10 minutes for a batch, and
-# a service that is down ends a load after 19.
+# How many seconds a batch of texts is tried for. If no embeddings come in 75 seconds, it
+# is tried again for 150, and so on. So a slow server of your own may take 10 minutes for
+# a batch, and a service that is down ends a load after 19 minutes.
 PATIENCES = (75, 150, 300, 600)
 
 # A service answers with these statuses if it refuses what is in a request: a text, how
 # many texts there are, or how long they are together.
 REFUSED_FOR_CONTENT = (400, 413, 422)
 
-# A text has as many characters as the column takes. A column of the type Text may have
-# no limit, and then this is None.
+# The longest text that the column takes, in characters. A column of another type, such as
+# Text, may have no limit, and then this is None.
 CONTENT_TYPE: Any = demo.Document.content.type
 LONGEST_TEXT: Optional[int] = CONTENT_TYPE.length
 
@@ -64,26 +65,30 @@ class Summary:
         return self.stored + self.already_stored + self.repeated + len(self.refused)
 
 
-def load(engine: Engine, embed: Embed, texts: Iterable[Text], requests: int) -> Summary:
-    """Embed and store the texts that are new, with so many *requests* at a time.
+def load(engine: Engine, embed: Embed, texts: Iterable[Text], requests_at_once: int) -> Summary:
+    """Embed and store the texts that are new.
 
     *embed* is demo.embed_texts or its stand-in. A text that the service refuses is left
     out. Any other error of the service is raised as ValueError, and one of the database as
     SQLAlchemyError. If the load ends early, a line on stderr says what was stored.
     """
     summary = Summary()
+    # With one job more than there are threads, no thread is idle while this stores.
+    ahead = requests_at_once + 1
     try:
-        # The threads of this pool end with the process, so Ctrl-C ends a load at once.
-        with Progress(demo.logger) as progress, ThreadPool(requests) as pool:
+        # Ctrl-C ends a load at once, because the threads of a ThreadPool end with the
+        # process. Those of a ThreadPoolExecutor would go on.
+        with Progress(demo.logger) as progress, ThreadPool(requests_at_once) as pool:
+            watched = progress.watch(embed)
             batches = new_batches(engine, texts, summary)
-            for job in start_jobs(pool, progress.watch(embed), batches, requests + 1):
+            for job in start_jobs(pool, watched, batches, ahead):
                 while not job.ready():
                     progress.show(summary.count_texts())
                     job.wait(0.5)
                 store(engine, job.get(), summary)
                 progress.show(summary.count_texts())
     except BaseException:
-        # The stand-in for TiDB forgets what it has stored.
+        # Without TiDB, nothing stays stored when the program ends.
         if engine.dialect.name == "mysql":
             print(f"{summary.stored} texts were stored; another run skips them", file=sys.stderr)
         raise
@@ -91,7 +96,10 @@ def load(engine: Engine, embed: Embed, texts: Iterable[Text], requests: int) -> 
 
 
 def new_batches(engine: Engine, texts: Iterable[Text], summary: Summary) -> Iterator[list[Text]]:
-    """Yield the texts that are not stored yet, in batches for one request."""
+    """Yield the texts that are not stored yet, in batches for one request.
+
+    Count in *summary* those that are stored already, and those that are repeated.
+    """
     unique = skip_repeated(texts, summary)
     while batch := list(islice(unique, demo.BATCH_SIZE)):
         new = set(demo.new_texts(engine, [text.content for text in batch]))
@@ -115,9 +123,8 @@ def start_jobs(pool: ThreadPool, embed: Embed, batches: Iterable[list[Text]],
                ahead: int) -> Iterator[AsyncResult]:
     """Have the pool embed each batch. Yield the jobs in the order of the batches.
 
-    When a job is yielded, so many others are started *ahead* of it. With one more than
-    there are threads, no thread is idle while the texts of a job are stored.
-    If the input pauses, jobs that are done are not yielded until it goes on.
+    Before a job is yielded, *ahead* more jobs are started. So if standard input pauses,
+    a job that is done may wait for the next texts.
     """
     jobs: deque[AsyncResult] = deque()
     for batch in batches:
@@ -152,6 +159,7 @@ def embed_accepted(embed: Embed, batch: list[Text]) -> Outcome:
         if len(batch) == 1:
             return Outcome([], [f"{name_lines(batch)}: {error}"])
 
+    # The service refused a batch of several texts, so each half is tried.
     middle = len(batch) // 2
     first = embed_accepted(embed, batch[:middle])
     second = embed_accepted(embed, batch[middle:])
@@ -220,6 +228,7 @@ def read_options() -> argparse.Namespace:
 
 def read_question(words: str) -> str:
     """Return a question of the command line without blanks around it."""
+    # Python takes an argument that is not UTF-8, but Jina AI does not.
     question = words.strip()
     if not question or NOT_UTF_8.search(question):
         raise argparse.ArgumentTypeError("takes a question in UTF-8")
@@ -233,9 +242,10 @@ def run() -> None:
     texts = TextFiles(options.texts, LONGEST_TEXT)
     engine, embed = demo.connect()
 
-    # A wrong key ends the run here, before there is a table. Somebody who only asks does
-    # not wait as long as a load.
+    # If nobody asks, this question finds a wrong key before there is a table. It also
+    # serves to try the vector index.
     questions = options.query or ["What is TiDB?"]
+    # Somebody who only asks does not wait as long as a load.
     patiences = PATIENCES if options.texts else PATIENCES[:1]
     embeddings = embed_patiently(embed, questions, "retrieval.query", patiences)
     demo.create_table(engine)
@@ -243,6 +253,7 @@ def run() -> None:
     left_out = load_files(engine, embed, texts, options.requests) if options.texts else []
     if options.vector_index:
         build_and_explain(engine, embeddings[0], options.limit)
+    # Without --query, this answers nothing.
     for query, embedding in zip(options.query, embeddings):
         print_nearest(engine, query, embedding, options.limit)
 
@@ -252,9 +263,9 @@ def run() -> None:
                          "and load the files again")
 
 
-def load_files(engine: Engine, embed: Embed, texts: TextFiles, requests: int) -> list[str]:
+def load_files(engine: Engine, embed: Embed, texts: TextFiles, requests_at_once: int) -> list[str]:
     """Load texts, and say on stderr what became of them. Return what was left out and why."""
-    summary = load(engine, embed, texts, requests)
+    summary = load(engine, embed, texts, requests_at_once)
     print(f"{summary}, lines split: {texts.lines_split}", file=sys.stderr)
     left_out = summary.refused + texts.problems
     for words in left_out:

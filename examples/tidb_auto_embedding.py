@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import Column, Computed, CreateTable, MetaData, Table
 from tidb_vector.sqlalchemy import VectorType
 
+# The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, main

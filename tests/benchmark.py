@@ -362,7 +362,7 @@ class Bench:
         engine = demo.create_tidb_engine(url)
         texts = own_texts.TextFiles([self.file_of(count)], own_texts.LONGEST_TEXT)
         with contextlib.redirect_stderr(io.StringIO()):  # which shows how far it is
-            taken = seconds(lambda _: own_texts.load(engine, demo.embed_texts, texts, requests=2))
+            taken = seconds(lambda _: own_texts.load(engine, demo.embed_texts, texts, 2))
         engine.dispose()
         return taken
 
