@@ -6,7 +6,7 @@
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
 Set JINAAI_API_KEY and TIDB_DATABASE_URL in a file .env or in the environment.
-Without both, SQLite replaces TiDB, and counts of words replace embeddings.
+With neither, SQLite and word counts stand in for TiDB and Jina AI.
 To load your own texts, run examples/own_texts.py.
 """
 
@@ -48,7 +48,7 @@ def read_setting(name: str) -> str:
 
 
 # %% Step 1. Get embeddings from Jina AI
-# Get a key at https://jina.ai/embeddings/. Other programs have other names for it.
+# Get a key at https://jina.ai/embeddings/. Some programs use other names for it.
 JINAAI_API_KEY = (
     read_setting("JINAAI_API_KEY")
     or read_setting("JINA_API_KEY")  # Jina AI's own programs
@@ -58,10 +58,10 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL") or "https://api.jina.ai/v1/embeddings"
 JINAAI_MODEL = read_setting("JINAAI_MODEL") or "jina-embeddings-v2-base-en"
 
-# The number of floats in an embedding. Newer models are asked for 768, too.
+# The number of floats in an embedding. A request asks newer models for as many.
 DIMENSIONS = 768
-# The most texts in a request. A token for each character, in 256 texts of up to 255,
-# makes 65,280 tokens. A free key may use 100,000 a minute.
+# The most texts in a request. With the table's 255 characters each, and a token for
+# each character, they are 65,280 tokens. A free key may use 100,000 a minute.
 BATCH_SIZE = 256
 # The seconds to try a request for. A rate limit lasts for a minute.
 PATIENCE = 75
@@ -70,8 +70,8 @@ HTTP = requests.Session()
 
 
 def generate_embeddings(text: str, patience: float = PATIENCE) -> list[float]:
-    """Return the embedding of one question, for your own code. For texts, call
-    embed_texts, because newer models embed them in another way."""
+    """Return the embedding of one question. The name is the tutorial's. For texts,
+    call embed_texts, because newer models embed them in another way."""
     return embed_texts([text], "retrieval.query", patience)[0]
 
 
@@ -135,7 +135,7 @@ def seconds_to_wait(error: EmbeddingError, backoff: float) -> float:
     """Return the seconds that the service asks for, or else about *backoff*."""
     if error.retry_after:
         return error.retry_after
-    # Random, so that many clients do not come back at the same moment.
+    # Random, so that many clients do not come back at once.
     return random.uniform(backoff / 2, backoff)
 
 
@@ -151,12 +151,12 @@ def request_embeddings(
 
     # requests refuses a timeout of 0, so this is at least a second.
     seconds_left = max(1, deadline - time.monotonic())
-    # Give up an address early, because the host may have another one.
+    # This is for each IP address, so a dead one leaves time for the next.
     seconds_to_connect = min(10, seconds_left)
     try:
         response = HTTP.post(
             JINAAI_API_URL, json=body, timeout=(seconds_to_connect, seconds_left),
-            # A password in the file ~/.netrc would replace a key in `headers`.
+            # Without `auth`, a password in ~/.netrc would replace the key.
             auth=add_key if JINAAI_API_KEY else None,
             # A redirect could take your texts to another host.
             allow_redirects=False)
@@ -173,7 +173,7 @@ def check_key() -> None:
     if key_is_missing():
         raise EmbeddingError(
             "JINAAI_API_KEY is not set; get one at https://jina.ai/embeddings/")
-    # A header cannot carry a line break.
+    # Other characters cannot be sent in a header.
     if not (JINAAI_API_KEY.isascii() and JINAAI_API_KEY.isprintable()):
         raise EmbeddingError("JINAAI_API_KEY has a wrong character; copy it again")
 
@@ -191,12 +191,11 @@ def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 def no_answer(error: Exception) -> EmbeddingError:
     """Return the error for a request that got no answer."""
-    host = urlsplit(JINAAI_API_URL).hostname
     network_errors = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
     # A wrong certificate is a ConnectionError, too, but it stays wrong.
     wrong_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
     return EmbeddingError(
-        f"no answer from {host} ({type(error).__name__}); "
+        f"no answer from {urlsplit(JINAAI_API_URL).hostname} ({type(error).__name__}); "
         "check the network, JINAAI_API_URL, HTTPS_PROXY and REQUESTS_CA_BUNDLE",
         temporary=isinstance(error, network_errors) and not wrong_certificate)
 
@@ -219,7 +218,7 @@ def read_embeddings(response: requests.Response, count: int) -> list[list[float]
     try:
         return order_embeddings(response.json()["data"], count)
     except Exception as error:
-        # If the answer is no JSON, it may have been cut off. Another try may work.
+        # An answer that was cut off is no JSON. Another try may work.
         no_json = isinstance(error, requests.JSONDecodeError)
         raise EmbeddingError(
             f"{describe(response)}, not {count} embeddings ({error!r}); "
@@ -227,7 +226,8 @@ def read_embeddings(response: requests.Response, count: int) -> list[list[float]
 
 
 def describe(response: requests.Response) -> str:
-    """Return what the service answered, without embeddings and key."""
+    """Return what the service answered, without the key."""
+    # Floats would say nothing.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -252,8 +252,8 @@ def check_embedding(embedding: list[float]) -> None:
     """Raise ValueError for an embedding that TiDB cannot compare with others."""
     if len(embedding) != DIMENSIONS:
         raise ValueError(f"{len(embedding)} dimensions instead of {DIMENSIONS}")
-    # TiDB multiplies two squared norms as 32-bit floats, from 1e-38 to 1e38. Beyond
-    # them, or with NaN, a distance is NULL, and a search puts NULL first.
+    # TiDB multiplies two squared norms in a 32-bit float, from 1e-38 to 1e38. These
+    # norms fit. With others, zeros or NaN, the distance is NULL, and comes first.
     norm = math.hypot(*embedding)
     if not 1e-9 < norm < 1e9:
         raise ValueError(f"an embedding of norm {norm}")
@@ -269,21 +269,22 @@ def create_tidb_engine(url: str) -> Engine:
     Raises ValueError for a wrong URL."""
     check_database_url(url)
     parsed = make_url(url)
-    # In seconds, written as in a URL, whose own limits win.
+    # Seconds, as text, like any option of a URL. The URL's own limits win.
     limits = {"read_timeout": "60", "write_timeout": "60"}
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
+        # These win over the ssl options of the URL.
         connect_args=tls_arguments(url),
-        # A connection that is broken or old is replaced before it is used.
+        # A connection that is broken or old is replaced.
         pool_pre_ping=True, pool_recycle=300,
-        # Errors and logs do not show texts and embeddings.
+        # Errors and logs show no texts and embeddings.
         hide_parameters=True)
 
 
 def check_database_url(url: str) -> None:
     """Raise ValueError, which does not show the password, for a wrong URL."""
-    # SQLAlchemy expects the host after the first @, so a password cannot have one.
-    host_and_port = r"(\[.+\]|[^@/:]+)(:\d+)?"
+    host_and_port = r"([\w.-]+|\[.+\])(:\d+)?"  # a name or [IPv6]
+    # A second @ would be in the password. SQLAlchemy would take the wrong host.
     if not re.fullmatch(rf"mysql\+pymysql://[^@]+@{host_and_port}/[^@]+", url):
         raise ValueError(
             "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
@@ -292,7 +293,7 @@ def check_database_url(url: str) -> None:
 
 def tls_arguments(url: str) -> dict[str, Any]:
     """Return PyMySQL's arguments for TLS, or none if the URL has no ssl option."""
-    # make_url() drops an option without a value, such as "?ssl_verify_cert".
+    # make_url() forgets an option without a value, so this searches the text.
     if "ssl" not in url.partition("?")[2].lower():
         return {}
     query = make_url(url).query
@@ -303,14 +304,13 @@ def tls_arguments(url: str) -> dict[str, Any]:
         raise ValueError(
             f"no file {tls['ssl_ca']}; leave ssl_ca out of TIDB_DATABASE_URL "
             "to use the certificates of requests")
-    # These win over the URL, so TLS always verifies the server.
     tls.update(ssl_disabled=False, ssl_verify_cert=True, ssl_verify_identity=True)
     return tls
 
 
 # %% Step 3. Define the table
 def name_table(name: str) -> str:
-    """Return *name* for the tutorial's model, and *name*_MODEL for another model."""
+    """Return *name*, or *name*_MODEL for another model than the tutorial's."""
     # Embeddings of two models cannot be compared, so each model has its own table.
     if JINAAI_MODEL == "jina-embeddings-v2-base-en":
         return name
@@ -325,7 +325,7 @@ class Document(Base):
     """A text, which is stored once, and its embedding."""
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # Here, a blank at the end of a text counts, as in new_texts.
+    # By default, TiDB takes "a" and "a " for one text. Python does not.
     content: Mapped[str] = mapped_column(
         String(255, collation="utf8mb4_0900_bin"), unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
@@ -336,7 +336,7 @@ def create_table(engine: Engine) -> None:
     # A user may be allowed to use the table, but not to create it.
     if inspect(engine).has_table(Document.__tablename__):
         return
-    # If another program creates it at this moment, create_all() fails.
+    # create_all() would fail if another program creates it now.
     table = Base.metadata.tables[Document.__tablename__]
     with engine.begin() as connection:
         connection.execute(CreateTable(table, if_not_exists=True))
@@ -380,8 +380,8 @@ def insert_documents(engine: Engine, texts: Iterable[str],
         {"content": text, "content_vec": embedding}
         for text, embedding in zip(texts, embeddings)]
     statement = mysql.insert(Document)
-    # Another program may have stored a text a moment ago. Its row then stays as it is,
-    # because this sets the text to itself.
+    # If another program has stored a text by now, this sets the text to itself, so
+    # its row stays as it is.
     upsert = statement.on_duplicate_key_update(content=statement.inserted.content)
     for batch in batches(rows):
         with Session(engine) as session, session.begin():
@@ -412,7 +412,7 @@ def connect() -> tuple[Engine, Embed]:
     except ImportError:
         raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
 
-    # This SQLite has learned the functions and the upsert of TiDB.
+    # This SQLite has the functions and the upsert of TiDB that the demo uses.
     engine = stand_ins.replace_tidb()
     if key_is_missing():
         return engine, stand_ins.replace_jina_ai(DIMENSIONS)
@@ -475,6 +475,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Only --help counts. A notebook's kernel has other arguments.
+    # The demo has no option but --help. A notebook's kernel has others.
     argparse.ArgumentParser(description=__doc__).parse_known_args()
     main()

@@ -1,4 +1,4 @@
-"""The READMEs and the guide: alike in three languages, and each block runs as it stands."""
+"""The READMEs and the other pages: alike in three languages, and each block runs as it stands."""
 
 import posixpath
 import re
@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, SCRIPT, SETTINGS, demo_environment, sql
 
 LANGUAGES = ["README.md", "docs/README.zh.md", "docs/README.ja.md"]
-PAGES = [*LANGUAGES, "docs/guide.md"]
+PAGES = [*LANGUAGES, "docs/guide.md", "docs/contributing.md"]
 
 
 def read(path):
@@ -162,6 +162,18 @@ def test_the_block_that_imports_the_script_prints_an_answer(project, on_tidb, ac
     done = run_command(".venv/bin/python program.py", project, **settings)
 
     assert re.fullmatch(r"The key is under the mat\. 0\.\d+\n", done.stdout), done.stderr
+
+
+def test_the_guides_program_for_a_service_prints_an_answer(project, on_tidb):
+    [(language, content)] = [
+        block for block in code_blocks("docs/guide.md") if block[0] == "python"]
+    program = project / "program.py"
+    program.write_text(content, encoding="utf-8")
+
+    done = run_command(".venv/bin/python program.py", project, **on_tidb)
+
+    assert re.fullmatch(
+        r"\[\('The key is under the mat\.', 0\.\d+\)\]\n", done.stdout), done.stderr
 
 
 # What a reader changes in the script.
