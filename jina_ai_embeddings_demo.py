@@ -58,7 +58,7 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL") or "https://api.jina.ai/v1/embeddings"
 JINAAI_MODEL = read_setting("JINAAI_MODEL") or "jina-embeddings-v2-base-en"
 
-# The number of floats in an embedding. A request asks newer models for as many.
+# The number of floats in an embedding. A request asks newer models for 768, too.
 DIMENSIONS = 768
 # The most texts in a request. With the table's 255 characters each, and a token for
 # each character, they are 65,280 tokens. A free key may use 100,000 a minute.
@@ -227,7 +227,7 @@ def read_embeddings(response: requests.Response, count: int) -> list[list[float]
 
 def describe(response: requests.Response) -> str:
     """Return what the service answered, without the key."""
-    # Floats would say nothing.
+    # Without the floats of embeddings.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -252,8 +252,8 @@ def check_embedding(embedding: list[float]) -> None:
     """Raise ValueError for an embedding that TiDB cannot compare with others."""
     if len(embedding) != DIMENSIONS:
         raise ValueError(f"{len(embedding)} dimensions instead of {DIMENSIONS}")
-    # TiDB multiplies two squared norms in a 32-bit float, from 1e-38 to 1e38. These
-    # norms fit. With others, zeros or NaN, the distance is NULL, and comes first.
+    # TiDB multiplies two squared norms in a 32-bit float. Within these bounds, they fit.
+    # Else, or with NaN, the distance is NULL, and a search puts NULL first.
     norm = math.hypot(*embedding)
     if not 1e-9 < norm < 1e9:
         raise ValueError(f"an embedding of norm {norm}")
@@ -269,11 +269,11 @@ def create_tidb_engine(url: str) -> Engine:
     Raises ValueError for a wrong URL."""
     check_database_url(url)
     parsed = make_url(url)
-    # Seconds, as text, like any option of a URL. The URL's own limits win.
+    # In seconds. Limits in the URL replace these.
     limits = {"read_timeout": "60", "write_timeout": "60"}
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # These win over the ssl options of the URL.
+        # They replace the ssl options of the URL.
         connect_args=tls_arguments(url),
         # A connection that is broken or old is replaced.
         pool_pre_ping=True, pool_recycle=300,
@@ -372,7 +372,7 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = check_texts(texts)
     embeddings = list(embeddings)
-    # A table of the tutorial's script takes None, which a search puts first.
+    # A table of the tutorial's script takes None, but a search puts NULL first.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
@@ -413,9 +413,9 @@ def connect() -> tuple[Engine, Embed]:
         raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
 
     # This SQLite has the functions and the upsert of TiDB that the demo uses.
-    engine = stand_ins.replace_tidb()
+    engine = stand_ins.stand_in_for_tidb()
     if key_is_missing():
-        return engine, stand_ins.replace_jina_ai(DIMENSIONS)
+        return engine, stand_ins.stand_in_for_jina_ai(DIMENSIONS)
     return engine, embed_texts
 
 

@@ -18,7 +18,7 @@ import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, main
 from examples.stand_ins import Embed
 
-# The most in a request. A free key may use 100,000 tokens a minute.
+# The most in a request, because a free key may use 100,000 tokens a minute.
 CHARACTERS = 50_000
 
 
@@ -30,7 +30,7 @@ class Article(demo.Base):
         String(768, collation="utf8mb4_0900_bin"), primary_key=True)
     section: Mapped[str] = mapped_column(String(255))
     title: Mapped[str] = mapped_column(String(255))
-    # MEDIUMTEXT, because TEXT ends at 21,845 Chinese characters.
+    # So it is MEDIUMTEXT. TEXT ends at 21,845 Chinese characters.
     text: Mapped[str] = mapped_column(Text(2_000_000))
     # Deferred, because results do not need it.
     embedding: Mapped[list[float]] = mapped_column(
@@ -72,7 +72,7 @@ def save_articles(engine: Engine, embed: Embed, articles: Iterable[Article]) -> 
 def compare_all(engine, by_url):
     """Return the articles by how they differ from what is stored."""
     by_state = {"new": [], "changed": [], "unchanged": [], "moved": []}
-    # Sorted, because in different orders, two programs could wait for each other.
+    # Sorted, because programs that store in different orders could block each other.
     for urls in demo.batches(sorted(by_url)):
         query = select(Article).where(Article.url.in_(urls))
         with Session(engine) as session:
@@ -119,15 +119,15 @@ def store(engine, articles, embeddings):
     for article, embedding in zip(articles, embeddings):
         row = {"url": article.url, "section": article.section, "title": article.title}
         rows.append({**row, "text": article.text, "embedding": embedding})
-    # PyMySQL sends one INSERT for many rows, but an UPDATE for each row.
+    # No UPDATE: PyMySQL would send one for each row.
     insert = mysql.insert(Article)
-    upsert = insert.on_duplicate_key_update(insert.inserted)  # all columns
+    upsert = insert.on_duplicate_key_update(insert.inserted)  # in each column
     with engine.begin() as connection:
         connection.execute(upsert, rows)
 
 
 def store_sections(engine, articles):
-    """Store sections by one UPDATE, in which CASE has one for each URL."""
+    """Store sections by one UPDATE, whose CASE has a section for each URL."""
     sections = {article.url: article.section for article in articles}
     change = update(Article).where(Article.url.in_(list(sections)))
     change = change.values(section=case(sections, value=Article.url))

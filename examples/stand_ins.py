@@ -22,14 +22,14 @@ Embeddings = list[list[float]]
 Embed = Callable[..., Embeddings]
 
 
-def replace_tidb() -> Engine:
-    """Return an engine for SQLite in memory, and say so on stderr."""
+def stand_in_for_tidb() -> Engine:
+    """Return an engine for SQLite in memory, and say on stderr that it replaces TiDB."""
     print("no TIDB_DATABASE_URL: SQLite in memory replaces TiDB", file=sys.stderr)
     return create_stand_in_engine()
 
 
-def replace_jina_ai(dimensions: int) -> Embed:
-    """Return the stand-in of embed_texts, and say so on stderr."""
+def stand_in_for_jina_ai(dimensions: int) -> Embed:
+    """Return a function in place of embed_texts, and say so on stderr."""
     message = "no JINAAI_API_KEY: a hash of the words replaces the embeddings; "
     print(message + "see https://jina.ai/embeddings/", file=sys.stderr)
     return functools.partial(stand_in_embeddings, dimensions=dimensions)
