@@ -42,14 +42,14 @@ def stand_in_embeddings(
     """Return a list of *dimensions* floats for each text.
 
     Each float counts the words with a certain hash, so texts that share words are near
-    each other. A task and a patience, as embed_texts takes them, are ignored.
+    each other. embed_texts also takes a task and a time limit, which are *ignored*.
     """
     return [count_words(text, dimensions) for text in texts]
 
 
 def count_words(text: str, dimensions: int) -> list[float]:
-    """Return how often a text has the words of each hash."""
-    # Chinese and Japanese have no spaces, so each of their characters is a word.
+    """Return a list of *dimensions* counts of the words of a text."""
+    # Chinese and Japanese have no spaces, so each character that is not ASCII is a word.
     words = re.findall(r"[a-z0-9]+|[^\x00-\x7f]", text.lower())
     if not words:
         # Zeros have no direction, so a text without words counts as one empty word.
@@ -68,12 +68,12 @@ def create_stand_in_engine() -> Engine:
     """Return an engine for SQLite in memory, which threads can share."""
     engine = create_engine(
         "sqlite://",
-        # The data live in one connection. Threads take turns with it.
+        # The data live in one connection. The threads of a web service take turns with it.
         poolclass=QueuePool,
         pool_size=1,
         max_overflow=0,
         connect_args={"check_same_thread": False},
-        # Errors show no texts and no embeddings, as with TiDB.
+        # Errors show no texts and no embeddings, as those of the demo's engine for TiDB.
         hide_parameters=True,
     )
     event.listen(engine, "connect", teach)
@@ -81,7 +81,7 @@ def create_stand_in_engine() -> Engine:
 
 
 def teach(connection: sqlite3.Connection, record: object) -> None:
-    """Teach a new connection what the demo needs of TiDB."""
+    """Teach a new connection of SQLite the function and the collation that the demo uses."""
     connection.create_function("VEC_COSINE_DISTANCE", 2, cosine_distance)
     connection.create_collation("utf8mb4_0900_bin", compare)
 
@@ -107,8 +107,9 @@ def cosine_distance(left: str, right: str) -> float:
 def compile_upsert(clause: OnDuplicateClause, compiler: Any, **options: object) -> str:
     """Write ON DUPLICATE KEY UPDATE name = VALUES(name) as SQLite understands it.
 
-    Older SQLite (before 3.35) needs the columns of the key that two rows share: here
-    the unique column, or else the primary key.
+    From now on, SQLAlchemy calls this for the MySQL clause on any SQLite. Before 3.35,
+    SQLite needs to know which key may be there already: the unique column, or else the
+    primary key.
     """
     table = compiler.current_executable.table
     key = [column.name for column in table.columns if column.unique]

@@ -6,7 +6,7 @@
 """Semantic search with TiDB's Auto Embedding: TiDB itself gets the embeddings from Jina AI.
 
 Auto Embedding works on TiDB Cloud Starter on AWS only. The settings come from the
-environment or from the demo's file .env:
+environment or from the file .env of jina_ai_embeddings_demo.py:
   TIDB_DATABASE_URL is mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE.
       Without it, SQLite replaces TiDB.
   JINAAI_API_KEY is a key from https://jina.ai/embeddings/, which is set for the whole
@@ -34,7 +34,10 @@ from examples.stand_ins import cosine_distance, create_stand_in_engine, stand_in
 
 # %% Step 1. Connect to the database
 def connect() -> Engine:
-    """Return an engine for TiDB, or for SQLite in its place. Raises ValueError."""
+    """Return an engine for TiDB, or for SQLite in its place.
+
+    Raises ValueError for a wrong URL, or if SQLite is too old.
+    """
     if demo.TIDB_DATABASE_URL:
         return demo.create_tidb_engine(demo.TIDB_DATABASE_URL)
 
@@ -46,7 +49,8 @@ def connect() -> Engine:
 # %% Step 2. Configure the API key
 def set_api_key(engine: Engine, key: str) -> None:
     """Have TiDB use *key* for all users. Raises ValueError and SQLAlchemyError."""
-    # A key that was copied with a blank or a quote would fail for all users.
+    # A key that was copied with a blank or a quote would fail for all users. So only the
+    # characters that keys have are allowed.
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
         raise ValueError("JINAAI_API_KEY has a character that no key has; copy it again")
 
@@ -63,6 +67,7 @@ def define_table(name: str, dimensions: int, model: str, *options: str) -> Table
 
     The *options*, if there are any, are Jina AI's as JSON.
     """
+    # column() names the column that follows below.
     embed = func.EMBED_TEXT(model, column("content"), *options)
     embedding = Column(
         "embedding", VectorType(dim=dimensions), Computed(embed, persisted=True))
@@ -76,10 +81,10 @@ def define_table(name: str, dimensions: int, model: str, *options: str) -> Table
     )
 
 
-# Each table shows one of Jina AI's options.
+# Each table but the first shows one of Jina AI's options.
 TABLES = {
     "none": define_table("sample_documents", 2048, "jina_ai/jina-embeddings-v4"),
-    # Texts are embedded as passages and, by "task@search", questions as queries.
+    # TiDB embeds texts as passages, and because of "task@search" questions as queries.
     "task": define_table(
         "sample_documents_task", 2048, "jina_ai/jina-embeddings-v4",
         '{"task": "retrieval.passage", "task@search": "retrieval.query"}'),
@@ -105,9 +110,9 @@ def create_table(engine: Engine, table: Table) -> None:
 def check_model(engine: Engine, table: Table) -> None:
     """Raise ValueError if TiDB's table of this name does not use the model.
 
-    Many a tutorial has a table sample_documents.
+    Another tutorial may have created a table of this name.
     """
-    # SQLAlchemy cannot read a table that has a vector.
+    # SQLAlchemy cannot read the columns of a table that has a vector.
     with engine.connect() as connection:
         [row] = connection.execute(text(f"SHOW CREATE TABLE {table.name}"))
 
@@ -134,7 +139,7 @@ def store_texts(engine: Engine, table: Table, texts: dict[int, str]) -> list[int
         stored = set(connection.scalars(query))
         new = [id for id in texts if id not in stored]
         rows = [{"id": id, "content": texts[id]} for id in new]
-        # Without rows, SQLAlchemy would insert one of NULLs.
+        # Without rows, SQLAlchemy would insert a row of NULLs.
         if rows:
             connection.execute(insert(table), rows)
     return new
@@ -168,7 +173,7 @@ def run() -> None:
     try:
         store_and_search(TABLES[option])
     except DBAPIError as error:
-        # The words of the error may show the key, so the new error does without them.
+        # The error may show the key. explain() hides it, and `from None` drops the error.
         raise ValueError(explain(error)) from None
 
 
@@ -202,8 +207,8 @@ def configure_key(engine: Engine) -> None:
 
 
 # %% What an error of TiDB says
-# Servers without Auto Embedding answer these numbers. They do not know a syntax, a
-# variable, a function or a type, or they do not take it for a generated column.
+# Servers without Auto Embedding answer with these numbers, because they do not know its
+# syntax, variable, function or type, or do not allow it in a generated column.
 NO_AUTO_EMBEDDING = (1064, 1193, 1305, 1901, 3102, 3763, 4161)
 NOT_ALLOWED = 1227
 

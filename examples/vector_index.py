@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 
 # After these errors of TiDB there is no index yet, but a search works without one.
-BEING_BUILT = 1061  # another program has begun to build the index
+BEING_BUILT = 1061  # another program builds it; TiDB lists an index when it is built
 NO_TIFLASH = 1105  # an index needs TiFlash, and there is none
 TIFLASH_FAILED = 9014  # TiFlash cannot build the index
 
@@ -25,10 +25,9 @@ TIFLASH_FAILED = 9014  # TiFlash cannot build the index
 def build_and_explain(engine: Engine, embedding: list[float], limit: int) -> None:
     """Build the index, and say on stderr whether a search uses it.
 
-    *engine* is for TiDB, or for SQLite, which replaces it where there is no TiDB.
-    Raises SQLAlchemyError.
+    *engine* is the one of demo.connect(), which may be for SQLite. Raises SQLAlchemyError.
     """
-    if engine.dialect.name != "mysql":
+    if engine.dialect.name != "mysql":  # which is also the dialect for TiDB
         say("no vector index without TiDB: the search is exact")
         return
 
@@ -68,17 +67,17 @@ def create_vector_index(engine: Engine) -> None:
 def create_patient_engine() -> Engine:
     """Return an engine for TiDB that waits for an answer as long as it takes.
 
-    The demo's engine raises an error after 60 seconds without an answer.
+    The demo's engine raises an error after 60 seconds, or after the read_timeout of the
+    URL. So this engine changes what PyMySQL is told whenever it connects.
     """
     engine = demo.create_tidb_engine(demo.TIDB_DATABASE_URL)
-    # SQLAlchemy calls this before it connects, with the arguments for PyMySQL.
-    event.listen(engine, "do_connect", wait_without_limit)
+    event.listen(engine, "do_connect", remove_read_timeout)
     return engine
 
 
-def wait_without_limit(
+def remove_read_timeout(
         dialect: object, record: object, arguments: object, options: dict[str, Any]) -> None:
-    """Connect without a time limit for answers."""
+    """Change the options with which SQLAlchemy is about to connect."""
     options["read_timeout"] = None
 
 
@@ -95,7 +94,7 @@ def explain_search(engine: Engine, embedding: list[float], limit: int) -> None:
     """
     statement, parameters = record_search(engine, embedding, limit)
     with engine.connect() as connection:
-        # The statement comes from SQLAlchemy, and its parameters stay apart from it.
+        # The f-string is safe, because the parameters are sent apart from the statement.
         plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).all()
 
     # TiDB calls a search by a vector index "annIndex" (approximate nearest neighbors).
@@ -104,7 +103,10 @@ def explain_search(engine: Engine, embedding: list[float], limit: int) -> None:
 
 
 def record_search(engine: Engine, embedding: list[float], limit: int) -> tuple[str, Any]:
-    """Run demo.find_documents, and return the statement and parameters that it sent."""
+    """Run demo.find_documents, and return the statement and parameters that it sent.
+
+    So EXPLAIN gets the very statement of the demo, whatever it is.
+    """
     sent: list[tuple[str, Any]] = []
 
     def remember(

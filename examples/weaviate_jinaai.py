@@ -34,7 +34,7 @@ from examples.command_line import Parser, main
 try:
     import httpx
 
-    # The client's packages warn of each other. With record=True, nobody sees it.
+    # The client's packages warn of each other. This keeps it from the user.
     with warnings.catch_warnings(record=True):
         import weaviate
     import weaviate.classes as wvc
@@ -42,10 +42,10 @@ try:
     from weaviate.collections import Collection
     from weaviate.util import generate_uuid5
 except ImportError as error:
-    # --help works without these packages, and run() says what to install.
-    missing_package = str(error)
+    # --help works without these packages. run() raises this error.
+    import_error = str(error)
 else:
-    missing_package = ""
+    import_error = ""
 
 
 # %% Step 1. Connect to Weaviate and pass it the key of Jina AI
@@ -57,7 +57,8 @@ WEAVIATE_GRPC_PORT = demo.read_setting("WEAVIATE_GRPC_PORT") or "50051"
 def connect() -> weaviate.WeaviateClient:
     """Return a connection to WEAVIATE_URL, which the caller closes.
 
-    Raises ValueError and EmbeddingError for settings, WeaviateBaseError and httpx.HTTPError.
+    Raises ValueError or EmbeddingError for a wrong setting, and WeaviateBaseError or
+    httpx.HTTPError if Weaviate does not answer as it should.
     """
     check_keys()
     form = r"((?P<scheme>https?)://)?(?P<host>[\w.-]+):?(?P<port>\d*)/?"
@@ -92,13 +93,14 @@ def connect_to_server(scheme: str, host: str, port: str) -> weaviate.WeaviateCli
         return weaviate.connect_to_custom(
             host, http_port, secure, host, grpc_port, secure, **client_options())
     except (LookupError, TypeError):
-        # The client got JSON, but not that of a Weaviate.
+        # The client raises these if the JSON that it gets is not that of a Weaviate.
         raise ValueError("what answers at WEAVIATE_URL is no Weaviate; check it") from None
 
 
 def client_options() -> dict[str, Any]:
     """Return what the client is told for a cluster as well as for a server."""
-    # In seconds. Weaviate itself waits 50 seconds for Jina AI.
+    # In seconds. A query waits for Jina AI, for which Weaviate has 50 seconds. An insert
+    # may need several requests to Jina AI.
     timeout = wvc.init.Timeout(init=10, query=60, insert=120)
     return {
         "headers": {"X-JinaAI-Api-Key": demo.JINAAI_API_KEY},
@@ -112,7 +114,7 @@ def client_options() -> dict[str, Any]:
 def check_keys() -> None:
     """Raise EmbeddingError or ValueError for a key that cannot work."""
     demo.check_key()
-    # An error of the client would show such a key.
+    # The client's error for such a key would show it.
     if not (WEAVIATE_API_KEY.isascii() and WEAVIATE_API_KEY.isprintable()):
         raise ValueError("WEAVIATE_API_KEY has a character that no key has; copy it again")
 
@@ -186,18 +188,22 @@ def check_source(collection: Collection, model: str, endpoint: str) -> None:
     Weaviate would send texts and key to the collection's endpoint, not to yours.
     """
     vectors = collection.config.get().vector_config or {}
-    # A collection of another program may have no such vector.
-    settings = vectors["default"].vectorizer.model if "default" in vectors else {}
+    if "default" not in vectors:
+        raise ValueError(f"collection {COLLECTION} is one of another program; delete it, or "
+                         "change COLLECTION")
+
+    settings = vectors["default"].vectorizer.model
     its_model, its_endpoint = settings.get("model"), settings.get("baseURL")
     if (its_model, its_endpoint) != (model, endpoint):
         raise ValueError(
             f"collection {COLLECTION} holds embeddings of {its_model!r} from "
-            f"{its_endpoint!r}; set JINAAI_MODEL and JINAAI_API_URL to these or delete it")
+            f"{its_endpoint!r}; set JINAAI_MODEL to this model and JINAAI_API_URL to this "
+            "address with /v1/embeddings, or delete the collection")
 
 
 # %% Step 3. Import texts, with or without their embeddings
 def new_texts(collection: Collection, texts: list[str]) -> list[str]:
-    """Return the texts that have no stored embedding yet, each once and in their order.
+    """Return the texts without a stored embedding, each once and in their order.
 
     Raises WeaviateBaseError.
     """
@@ -206,7 +212,7 @@ def new_texts(collection: Collection, texts: list[str]) -> list[str]:
         ids.values(), limit=len(ids), include_vector=True)
     stored = set()
     for item in found.objects:
-        # Zeros are no embedding, because they have no direction.
+        # A search cannot find zeros, because they have no direction.
         if any(item.vector.get("default", [])):
             stored.add(str(item.uuid))
     return [text for text in ids if ids[text] not in stored]
@@ -278,8 +284,8 @@ def find_hybrid(collection: Collection, question: str,
 # %% Run it
 def run() -> None:
     """Print what the demo prints, and a hybrid search. Raises ValueError for the user."""
-    if missing_package:
-        raise ValueError(f"{missing_package}; install what is missing with: "
+    if import_error:
+        raise ValueError(f"{import_error}; install what is missing with: "
                          "pip install -r examples/requirements.txt")
 
     try:
@@ -310,11 +316,11 @@ def store_demo_texts(collection: Collection) -> None:
 
 def search(collection: Collection, question: str) -> None:
     """Print what the searches for a question find."""
-    # A server that indexes after its answer finds nothing until it is done.
+    # Some servers index what was stored only after they have answered. So this waits.
     collection.batch.wait_for_vector_indexing([wvc.batch.Shard(collection=COLLECTION)])
 
     print("- List All Documents and Their Distances to the Query:")
-    # There may be millions.
+    # There may be millions of documents, so this prints the nearest 20.
     nearest = find_documents(collection, question, limit=20)
     print_documents("distance", nearest)
     if len(nearest) == 20:

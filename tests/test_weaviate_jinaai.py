@@ -114,7 +114,7 @@ def weaviate_process(folder, options):
 @pytest.fixture(scope="session")
 def running_weaviate(tmp_path_factory):
     """running_weaviate(options): a server with these options, which goes on running."""
-    if example.missing_package:
+    if example.import_error:
         missing("no weaviate-client: pip install -r examples/requirements.txt")
     servers = {}
 
@@ -531,7 +531,7 @@ def test_a_collection_of_another_program_is_left_alone(run_example, settings, cl
 
     done = run_example(settings)
 
-    assert_one_line_error(done, example.COLLECTION, "delete it")
+    assert_one_line_error(done, example.COLLECTION, "another program", "delete it")
 
 
 # %% Texts
