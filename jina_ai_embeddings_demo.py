@@ -6,7 +6,7 @@
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
 Set JINAAI_API_KEY and TIDB_DATABASE_URL in a file .env or in the environment.
-With neither, SQLite and word counts stand in for TiDB and Jina AI.
+Without the URL, it uses SQLite and, without the key, counts of words.
 To load your own texts, run examples/own_texts.py.
 """
 
@@ -58,7 +58,7 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL") or "https://api.jina.ai/v1/embeddings"
 JINAAI_MODEL = read_setting("JINAAI_MODEL") or "jina-embeddings-v2-base-en"
 
-# The number of floats in an embedding. A request asks newer models for 768, too.
+# The number of floats in an embedding. Newer models are told it, or give more.
 DIMENSIONS = 768
 # The most texts in a request. With the table's 255 characters each, and a token for
 # each character, they are 65,280 tokens. A free key may use 100,000 a minute.
@@ -151,7 +151,7 @@ def request_embeddings(
 
     # requests refuses a timeout of 0, so this is at least a second.
     seconds_left = max(1, deadline - time.monotonic())
-    # This is for each IP address, so a dead one leaves time for the next.
+    # For each IP address, because the host may have one that answers.
     seconds_to_connect = min(10, seconds_left)
     try:
         response = HTTP.post(
@@ -227,7 +227,7 @@ def read_embeddings(response: requests.Response, count: int) -> list[list[float]
 
 def describe(response: requests.Response) -> str:
     """Return what the service answered, without the key."""
-    # Without the floats of embeddings.
+    # The words end before the floats of an embedding.
     words = response.text.partition('"embedding":')[0]
     if JINAAI_API_KEY:
         words = words.replace(JINAAI_API_KEY, "***")
@@ -273,7 +273,7 @@ def create_tidb_engine(url: str) -> Engine:
     limits = {"read_timeout": "60", "write_timeout": "60"}
     return create_engine(
         parsed.set(query={**limits, **parsed.query}),
-        # They replace the ssl options of the URL.
+        # PyMySQL takes these, not the ssl options of the URL.
         connect_args=tls_arguments(url),
         # A connection that is broken or old is replaced.
         pool_pre_ping=True, pool_recycle=300,
@@ -284,7 +284,7 @@ def create_tidb_engine(url: str) -> Engine:
 def check_database_url(url: str) -> None:
     """Raise ValueError, which does not show the password, for a wrong URL."""
     host_and_port = r"([\w.-]+|\[.+\])(:\d+)?"  # a name or [IPv6]
-    # A second @ would be in the password. SQLAlchemy would take the wrong host.
+    # With an @ in the password, SQLAlchemy would take the wrong host.
     if not re.fullmatch(rf"mysql\+pymysql://[^@]+@{host_and_port}/[^@]+", url):
         raise ValueError(
             "TIDB_DATABASE_URL must be mysql+pymysql://USER:PASSWORD@HOST:PORT/DATABASE, "
@@ -325,7 +325,7 @@ class Document(Base):
     """A text, which is stored once, and its embedding."""
     __tablename__ = name_table("jinaai_tidb_demo_documents")
     id: Mapped[int] = mapped_column(primary_key=True)
-    # By default, TiDB takes "a" and "a " for one text. Python does not.
+    # By default, TiDB takes "a" and "a " for one text, but new_texts does not.
     content: Mapped[str] = mapped_column(
         String(255, collation="utf8mb4_0900_bin"), unique=True)
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
@@ -372,7 +372,7 @@ def insert_documents(engine: Engine, texts: Iterable[str],
     Raises TypeError, ValueError and SQLAlchemyError."""
     texts = check_texts(texts)
     embeddings = list(embeddings)
-    # A table of the tutorial's script takes None, but a search puts NULL first.
+    # A table of the tutorial's script takes NULL, which a search puts first.
     if len(texts) != len(embeddings) or any(item is None for item in embeddings):
         raise ValueError("each text needs one embedding")
 
@@ -412,7 +412,7 @@ def connect() -> tuple[Engine, Embed]:
     except ImportError:
         raise ValueError("set TIDB_DATABASE_URL; the stand-ins are in examples/") from None
 
-    # This SQLite has the functions and the upsert of TiDB that the demo uses.
+    # examples/ teaches SQLite the functions and the upsert of TiDB.
     engine = stand_ins.stand_in_for_tidb()
     if key_is_missing():
         return engine, stand_ins.stand_in_for_jina_ai(DIMENSIONS)
