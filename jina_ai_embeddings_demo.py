@@ -6,7 +6,7 @@
 """Semantic search with Jina AI embeddings and TiDB Vector Search, in five steps.
 
 Set JINAAI_API_KEY and TIDB_DATABASE_URL in a file .env or in the environment.
-Without the URL, it uses SQLite and, without the key, counts of words.
+Without the URL, the demo uses SQLite and, without the key, counts of words.
 To load your own texts, run examples/own_texts.py.
 """
 
@@ -58,7 +58,7 @@ JINAAI_API_KEY = (
 JINAAI_API_URL = read_setting("JINAAI_API_URL") or "https://api.jina.ai/v1/embeddings"
 JINAAI_MODEL = read_setting("JINAAI_MODEL") or "jina-embeddings-v2-base-en"
 
-# The number of floats in an embedding. Newer models are told it, or give more.
+# The number of floats in an embedding. Newer models have to be told it.
 DIMENSIONS = 768
 # The most texts in a request. With the table's 255 characters each, and a token for
 # each character, they are 65,280 tokens. A free key may use 100,000 a minute.

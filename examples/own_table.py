@@ -12,7 +12,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateIndex, CreateTable
 from tidb_vector.sqlalchemy import VectorType
 
-# The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, main
@@ -30,7 +29,7 @@ class Article(demo.Base):
         String(768, collation="utf8mb4_0900_bin"), primary_key=True)
     section: Mapped[str] = mapped_column(String(255))
     title: Mapped[str] = mapped_column(String(255))
-    # So it is MEDIUMTEXT. TEXT ends at 21,845 Chinese characters.
+    # MEDIUMTEXT. TEXT ends at 21,845 Chinese characters.
     text: Mapped[str] = mapped_column(Text(2_000_000))
     # Deferred, because results do not need it.
     embedding: Mapped[list[float]] = mapped_column(
@@ -72,7 +71,7 @@ def save_articles(engine: Engine, embed: Embed, articles: Iterable[Article]) -> 
 def compare_all(engine, by_url):
     """Return the articles by how they differ from what is stored."""
     by_state = {"new": [], "changed": [], "unchanged": [], "moved": []}
-    # Sorted, because programs that store in different orders could block each other.
+    # Sorted, because in different orders, two programs could block each other.
     for urls in demo.batches(sorted(by_url)):
         query = select(Article).where(Article.url.in_(urls))
         with Session(engine) as session:
@@ -146,11 +145,12 @@ def find_articles(engine: Engine, embedding: list[float], limit: int, offset: in
                   section: Optional[str] = None, max_distance: float = 2.0) -> list:
     """Return (Article, distance) pairs, the nearest first. Raises SQLAlchemyError."""
     distance = Article.embedding.cosine_distance(embedding).label("distance")
-    # A vector index can serve this. With a WHERE, or the URL in ORDER BY, it could
-    # not. So articles of equal distance may change places between pages.
+    # A vector index can serve this, but not a WHERE, or the URL in ORDER BY. So
+    # articles of equal distance may change places between pages.
     query = select(Article, distance).order_by(distance).limit(limit).offset(offset)
     if section is not None:
-        # Here, the index on `section` serves, and the URL keeps pages stable.
+        # The index on `section` serves, and the URL keeps pages stable.
+        # Only the nearest 100, filtered by section, could be too few.
         query = query.where(Article.section == section).order_by(Article.url)
     with Session(engine) as session:
         return [row for row in session.execute(query) if row.distance <= max_distance]
