@@ -331,14 +331,14 @@ class Document(Base):
     content_vec: Mapped[list[float]] = mapped_column(VectorType(dim=DIMENSIONS))
 
 
-def create_table(engine: Engine) -> None:
+def create_table(engine: Engine, name: str = Document.__tablename__) -> None:
     """Create the table unless it exists. Raises SQLAlchemyError."""
     # A user may be allowed to use the table, but not to create it.
-    if inspect(engine).has_table(Document.__tablename__):
+    if inspect(engine).has_table(name):
         return
-    # create_all() would fail if another program creates it now.
-    table = Base.metadata.tables[Document.__tablename__]
+    table = Base.metadata.tables[name]
     with engine.begin() as connection:
+        # create_all() would fail if another program creates it now.
         connection.execute(CreateTable(table, if_not_exists=True))
 
 
@@ -459,7 +459,7 @@ def one_line(error: Exception) -> str:
     """Return the words of an error in one line."""
     words = str(error) or type(error).__name__
     if isinstance(error, StatementError):
-        # These are the database's own words, without the statement.
+        # The database's own words, without the statement.
         words = f"{error.orig}; see Troubleshooting in README.md"
     return textwrap.shorten(words, 500, placeholder="...")
 

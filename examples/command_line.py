@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn, Union
 
+from sqlalchemy.exc import DBAPIError
+
 import jina_ai_embeddings_demo as demo
 
 
@@ -44,6 +46,11 @@ def main(run: Callable[[], None]) -> None:
         os._exit(141)
     except Exception as error:
         sys.exit(f"error: {demo.one_line(error)}")
+
+
+def error_number(error: DBAPIError) -> Any:
+    """Return the number that TiDB gives an error."""
+    return error.orig.args[0] if error.orig else None
 
 
 # %% Progress

@@ -9,13 +9,12 @@ from typing import Optional
 from sqlalchemy import Engine, Index, String, Text, case, delete, inspect, select, update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import Mapped, Session, mapped_column
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex
 from tidb_vector.sqlalchemy import VectorType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, main
-from examples.stand_ins import Embed
 
 # The most in a request, because a free key may use 100,000 tokens a minute.
 CHARACTERS = 50_000
@@ -39,19 +38,19 @@ class Article(demo.Base):
         return self.url
 
 
-TABLE = demo.Base.metadata.tables[Article.__tablename__]
-BY_SECTION = Index("by_section", TABLE.c.section)
+BY_SECTION = Index("by_section", Article.section)
 
 
 def create_table(engine: Engine) -> None:
     """Create the table and its index unless it exists. Raises SQLAlchemyError."""
-    if not inspect(engine).has_table(TABLE.name):
+    if not inspect(engine).has_table(Article.__tablename__):
+        demo.create_table(engine, Article.__tablename__)
         with engine.begin() as connection:
-            connection.execute(CreateTable(TABLE, if_not_exists=True))
             connection.execute(CreateIndex(BY_SECTION, if_not_exists=True))
 
 
-def save_articles(engine: Engine, embed: Embed, articles: Iterable[Article]) -> Counter:
+def save_articles(
+        engine: Engine, embed: demo.Embed, articles: Iterable[Article]) -> Counter:
     """Store articles. Return how many were "new", "changed" and "unchanged".
     *embed* is demo.embed_texts or its stand-in. The last article of a URL is stored.
     After EmbeddingError, ValueError or SQLAlchemyError, call this again for the rest."""

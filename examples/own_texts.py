@@ -27,7 +27,6 @@ from sqlalchemy import Engine
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
 from examples.command_line import Parser, Progress, main, whole_number
-from examples.stand_ins import Embed
 from examples.text_files import NOT_UTF_8, Text, TextFiles
 from examples.vector_index import build_and_explain
 
@@ -65,7 +64,8 @@ class Summary:
         return self.stored + self.already_stored + self.repeated + len(self.refused)
 
 
-def load(engine: Engine, embed: Embed, texts: Iterable[Text], requests_at_once: int) -> Summary:
+def load(engine: Engine, embed: demo.Embed, texts: Iterable[Text],
+         requests_at_once: int) -> Summary:
     """Embed and store the texts that are new.
 
     *embed* is demo.embed_texts or its stand-in. A text that the service refuses is left
@@ -119,7 +119,7 @@ def skip_repeated(texts: Iterable[Text], summary: Summary) -> Iterator[Text]:
             yield text
 
 
-def start_jobs(pool: ThreadPool, embed: Embed, batches: Iterable[list[Text]],
+def start_jobs(pool: ThreadPool, embed: demo.Embed, batches: Iterable[list[Text]],
                ahead: int) -> Iterator[AsyncResult]:
     """Have the pool embed each batch. Yield the jobs in the order of the batches.
 
@@ -142,7 +142,7 @@ class Outcome(NamedTuple):
     refused: list[str]  # for each text, its line and the words of the service
 
 
-def embed_accepted(embed: Embed, batch: list[Text]) -> Outcome:
+def embed_accepted(embed: demo.Embed, batch: list[Text]) -> Outcome:
     """Embed a batch, and leave out the texts that the service refuses.
 
     A batch that is refused for what is in it is cut in two, until each part passes or is
@@ -166,7 +166,7 @@ def embed_accepted(embed: Embed, batch: list[Text]) -> Outcome:
     return Outcome(first.embedded + second.embedded, first.refused + second.refused)
 
 
-def embed_patiently(embed: Embed, contents: list[str], task: str,
+def embed_patiently(embed: demo.Embed, contents: list[str], task: str,
                     patiences: Iterable[float]) -> list[list[float]]:
     """Ask for embeddings with one patience after the other, until they come.
 
@@ -263,7 +263,8 @@ def run() -> None:
                          "and load the files again")
 
 
-def load_files(engine: Engine, embed: Embed, texts: TextFiles, requests_at_once: int) -> list[str]:
+def load_files(engine: Engine, embed: demo.Embed, texts: TextFiles,
+               requests_at_once: int) -> list[str]:
     """Load texts, and say on stderr what became of them. Return what was left out and why."""
     summary = load(engine, embed, texts, requests_at_once)
     print(f"{summary}, lines split: {texts.lines_split}", file=sys.stderr)

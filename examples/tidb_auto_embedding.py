@@ -28,7 +28,7 @@ from tidb_vector.sqlalchemy import VectorType
 # The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
-from examples.command_line import Parser, main
+from examples.command_line import Parser, error_number, main
 from examples.stand_ins import cosine_distance, create_stand_in_engine, stand_in_embeddings
 
 
@@ -219,7 +219,7 @@ def explain(error: DBAPIError) -> str:
     if demo.JINAAI_API_KEY:
         words = words.replace(demo.JINAAI_API_KEY, "***")
 
-    number = error.orig.args[0] if error.orig else None
+    number = error_number(error)
     advice = "see Troubleshooting in README.md"
     if number in NO_AUTO_EMBEDDING:
         advice = ("Auto Embedding works on TiDB Cloud Starter on AWS only; anywhere else, "

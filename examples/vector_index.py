@@ -15,6 +15,7 @@ from tidb_vector.sqlalchemy import VectorAdaptor
 # The demo is in the folder above this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jina_ai_embeddings_demo as demo
+from examples.command_line import error_number
 
 # After these errors of TiDB there is no index yet, but a search works without one.
 BEING_BUILT = 1061  # another program builds it; TiDB lists an index when it is built
@@ -79,11 +80,6 @@ def remove_read_timeout(
         dialect: object, record: object, arguments: object, options: dict[str, Any]) -> None:
     """Change the options with which SQLAlchemy is about to connect."""
     options["read_timeout"] = None
-
-
-def error_number(error: DBAPIError) -> Any:
-    """Return the number that TiDB gives an error."""
-    return error.orig.args[0] if error.orig else None
 
 
 # %% See whether TiDB uses the index
